@@ -1,0 +1,173 @@
+"""The command `mirrorlib`. Listing and checking never import torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import select
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+import mirrorlib
+from mirrorlib.errors import RecipeError, UserError
+from mirrorlib.plugins import Row, installed
+
+INTERRUPTED = 130
+PIPE_CLOSED = 141
+OVERRIDE_HELP = "values to change, such as objective.temperature=0.2"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code, see `guarded`."""
+    return guarded(lambda: _command(argv))
+
+
+def guarded(function: Callable[[], object]) -> int:
+    """Call a function and return the exit code.
+
+    0: done. 2: the user's to mend, one line on stderr for each problem. 130: Ctrl-C. 141: what
+    read our output has gone. 1: a defect of ours, with its traceback.
+    """
+    try:
+        function()
+        sys.stdout.flush()
+        return 0
+    except UserError as error:
+        prefix = "" if isinstance(error, RecipeError) else "mirrorlib: "
+        print("\n".join(prefix + line for line in error.lines), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mirrorlib: interrupted; what was recorded or trained is kept", file=sys.stderr)
+        return INTERRUPTED
+    except SystemExit as exit_:  # argparse has said why
+        return exit_.code if isinstance(exit_.code, int) else 0
+    except BrokenPipeError:
+        if _output_closed():
+            return PIPE_CLOSED
+        traceback.print_exc()
+        return 1
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """RECIPE [a.b=c ...], as every command that takes a recipe has them."""
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file")
+    parser.add_argument("overrides", metavar="a.b=c", nargs="*", help=OVERRIDE_HELP)
+
+
+def _command(argv: Sequence[str] | None) -> None:
+    arguments = _parser().parse_args(argv)
+    arguments.command(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("mirrorlib", description=__doc__.partition(".")[0] + ".")
+    parser.add_argument("--version", action="version", version=f"mirrorlib {mirrorlib.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, command: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
+        added.set_defaults(command=command)
+        return added
+
+    add_recipe_arguments(add("check", _check))
+    plugins = add("plugins", _plugins)
+    plugins.add_argument("--json", action="store_true", help="for programs")
+    plugins.add_argument("--no-plugins", action="store_true", help="load none")
+    add_recipe_arguments(add("record", _record))
+    ui = add("ui", _ui)
+    ui.add_argument("--port", type=int, default=5000, help="default: %(default)s")
+    return parser
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Validate a recipe, and what its plugins need of this machine."""
+    from mirrorlib.recipe import load_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    sections = recipe.components
+    used = {section.offer.distribution for section in sections.values()}
+    problems = [
+        f"{distribution}: {check}: {problem}"
+        for distribution, check, problem in installed().diagnose(used)
+        if problem is not None
+    ]
+    if problems:
+        raise UserError("; ".join(problems))
+    components = ", ".join(f"{kind} {section.name}" for kind, section in sections.items())
+    size = f"{recipe.batch.instructions} x {recipe.batch.episodes} pairs"
+    print(f"ok: {recipe.name}: {components}; {recipe.train.steps} steps of {size}; {recipe.sha}")
+
+
+def _plugins(arguments: argparse.Namespace) -> None:
+    """List the installed plugins and what they offer."""
+    rows = installed(not arguments.no_plugins).rows
+    if arguments.json:
+        print(json.dumps([_plain(row) for row in rows], indent=2))
+        return
+    if not rows:
+        if arguments.no_plugins:
+            print("no plugin was loaded (--no-plugins)")
+        else:
+            print("no plugin is installed; install one with `pip install NAME`")
+        return
+
+    width = max((len(c.name) for row in rows for _, c in row.components), default=0)
+    for row in rows:
+        reason = f": {row.reason}" if row.reason else ""
+        print(f"{row.distribution} {row.version}  {row.status}{reason}")
+        for kind, component in row.components:
+            print(f"  {kind:<10} {component.name:<{width}}  {component.summary}")
+
+
+def _plain(row: Row) -> dict[str, object]:
+    return {
+        "distribution": row.distribution,
+        "version": row.version,
+        "entry_point": row.entry_point,
+        "status": row.status,
+        "reason": row.reason,
+        "components": [
+            {"kind": kind, "name": component.name, "summary": component.summary}
+            for kind, component in row.components
+        ],
+    }
+
+
+def _record(arguments: argparse.Namespace) -> None:
+    """Record the demonstrations that a recipe needs and the cache lacks."""
+    from mirrorlib.recipe import load_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    from mirrorlib import pipeline  # torch, once the recipe is known to be right
+
+    pipeline.record(recipe)
+
+
+def _ui(arguments: argparse.Namespace) -> None:
+    """Open MLflow's pages at the runs, to compare them."""
+    from mirrorlib.tracking import serve_ui
+
+    serve_ui(arguments.port)
+
+
+def _output_closed() -> bool:
+    """Whether stdout has lost its reader; if so, nothing is written to it any more."""
+    try:
+        output = sys.stdout.fileno()
+    except (OSError, ValueError):  # not a file
+        return False
+    poll = select.poll()
+    poll.register(output, 0)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

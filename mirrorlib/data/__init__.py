@@ -1,0 +1,1 @@
+"""From a source's episodes to batches: cache, pairing, batches."""

@@ -1,0 +1,169 @@
+"""Batches of clips and steps, read from stored episodes by plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mirrorlib.data.pairing import BatchPlan
+from mirrorlib.data.store import StoredEpisode
+from mirrorlib.interfaces import Clips, Observation, Observations, Steps
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B rows. labels: (B, 3) int64 = episode, instruction, task of the clip's episode.
+
+    aligned: (B,) bool, rows that take part in the alignment term. Row i of `clips` is paired
+    with row i of `steps`.
+    """
+
+    clips: Clips
+    steps: Steps
+    labels: Tensor
+    aligned: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        return Batch(
+            self.clips.to(device),
+            self.steps.to(device),
+            self.labels.to(device, non_blocking=True),
+            self.aligned.to(device, non_blocking=True),
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def label_episodes(episodes: Sequence[StoredEpisode]) -> NDArray[np.int64]:
+    """(E, 3): equal numbers mean the same episode, instruction or task."""
+    instructions = sorted({e.instruction for e in episodes})
+    tasks = sorted({e.task for e in episodes})
+    rows = [
+        (i, instructions.index(e.instruction), tasks.index(e.task)) for i, e in enumerate(episodes)
+    ]
+    return np.array(rows, dtype=np.int64).reshape(-1, 3)
+
+
+class PlannedBatches(Dataset[Batch]):
+    """The rows of one process of every planned batch."""
+
+    def __init__(
+        self,
+        episodes: Sequence[StoredEpisode],
+        plans: Sequence[BatchPlan],
+        clip_frames: int,
+        rank: int = 0,
+        size: int = 1,
+    ) -> None:
+        self.episodes, self.plans, self.clip_frames = episodes, plans, clip_frames
+        self.rank, self.size = rank, size
+        self.labels = label_episodes(episodes)
+
+    def __len__(self) -> int:
+        return len(self.plans)
+
+    def __getitem__(self, index: int) -> Batch:
+        plan = self.plans[index].part(self.rank, self.size)
+        draws = [np.random.default_rng(int(seed)) for seed in plan.seeds]
+        clips = [
+            _random_clip(self.episodes[e], self.clip_frames, rng)
+            for e, rng in zip(plan.clips, draws, strict=True)
+        ]
+        steps = [
+            (episode := self.episodes[e], int(rng.integers(episode.steps)), _wording(episode, rng))
+            for e, rng in zip(plan.steps, draws, strict=True)
+        ]
+        seeds = torch.from_numpy(plan.seeds.copy())
+        return Batch(
+            collate_clips(clips, seeds),
+            collate_steps(steps, seeds),
+            torch.from_numpy(self.labels[plan.clips]),
+            torch.from_numpy(plan.aligned.copy()),
+        )
+
+
+def load(batches: PlannedBatches, start: int, workers: int) -> Iterator[Batch]:
+    """Batches from the `start`-th on, read ahead by `workers` processes (0: in this one)."""
+    loader: DataLoader[Any] = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(start, len(batches)),
+        num_workers=workers,
+    )
+    return iter(loader)
+
+
+Clip = tuple[StoredEpisode, str, NDArray[np.uint8], str]
+"""Episode, camera, frames (T, H, W, 3) and wording."""
+
+
+def _random_clip(episode: StoredEpisode, frames: int, rng: np.random.Generator) -> Clip:
+    """One frame drawn from each of T equal segments of the episode."""
+    camera = episode.clip_cameras[rng.integers(len(episode.clip_cameras))]
+    kept = episode.clip(camera)
+    edges = np.linspace(0, len(kept), frames + 1)
+    rows = (edges[:-1] + rng.random(frames) * (edges[1:] - edges[:-1])).astype(int)
+    return episode, camera, kept[rows], _wording(episode, rng)
+
+
+def middle_clip(episode: StoredEpisode, frames: int, camera: str) -> Clip:
+    """Frames at the middles of T equal segments, with the instruction's canonical wording."""
+    kept = episode.clip(camera)
+    rows = ((np.arange(frames) + 0.5) * len(kept) / frames).astype(int)
+    return episode, camera, kept[rows], episode.descriptions[0]
+
+
+def _wording(episode: StoredEpisode, rng: np.random.Generator) -> str:
+    return episode.descriptions[rng.integers(len(episode.descriptions))]
+
+
+def collate_clips(clips: Sequence[Clip], seeds: Tensor) -> Clips:
+    """Stacks B clips."""
+    frames = np.stack([frames for _, _, frames, _ in clips])
+    return Clips(
+        frames=torch.from_numpy(frames).permute(0, 1, 4, 2, 3).contiguous(),
+        camera=[camera for _, camera, _, _ in clips],
+        instruction=[episode.instruction for episode, _, _, _ in clips],
+        text=[text for _, _, _, text in clips],
+        seed=seeds,
+    )
+
+
+def collate_steps(steps: Sequence[tuple[StoredEpisode, int, str]], seeds: Tensor) -> Steps:
+    """Stacks B steps, each an episode, the index of its keyframe, and a wording."""
+    rows = [episode.step(index) for episode, index, _ in steps]
+    tensors = {name: torch.from_numpy(np.stack([r[name] for r in rows])) for name in rows[0]}
+    return Steps(
+        **tensors,
+        instruction=[episode.instruction for episode, _, _ in steps],
+        text=[text for _, _, text in steps],
+        seed=seeds,
+    )
+
+
+def collate_observations(
+    observations: Sequence[Observation], cameras: Sequence[str]
+) -> Observations:
+    """Stacks what B simulators show, in the order of `cameras`."""
+
+    def stack(name: str) -> NDArray[Any]:
+        return np.stack([[getattr(o, name)[c] for c in cameras] for o in observations])
+
+    rgb = torch.from_numpy(stack("rgb")).permute(0, 1, 4, 2, 3).contiguous()
+    return Observations(
+        rgb=rgb,
+        depth=torch.from_numpy(stack("depth").astype(np.float32)),
+        intrinsics=torch.from_numpy(stack("intrinsics").astype(np.float32)),
+        extrinsics=torch.from_numpy(stack("extrinsics").astype(np.float32)),
+        proprioception=torch.from_numpy(
+            np.stack([o.proprioception for o in observations]).astype(np.float32)
+        ),
+    )

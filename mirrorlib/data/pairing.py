@@ -1,0 +1,130 @@
+"""Which episodes a batch holds, and which clip is paired with which step.
+
+A batch is P instructions x K episodes; each episode gives one clip and one keyframe step. Pairing
+permutes the steps against the clips: by episode the identity, by instruction or task a
+derangement within the group. So every pairing sees the same data in the same order, and a clip
+meets its own episode's step only when pairing by episode (PAPER.md, "Positive pairs").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mirrorlib.errors import UserError
+from mirrorlib.randomness import derive_seed
+
+Pairing = Literal["episode", "instruction", "task"]
+LEVELS: tuple[Pairing, ...] = ("episode", "instruction", "task")
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """One batch of B rows, as indices into the episodes.
+
+    clips, steps: (B,) whose clip and whose step stand in each row. aligned: (B,) bool, False
+    where no other episode could be paired. seeds: (B,) int64, one for each row.
+    """
+
+    clips: NDArray[np.int64]
+    steps: NDArray[np.int64]
+    aligned: NDArray[np.bool_]
+    seeds: NDArray[np.int64]
+
+    def part(self, rank: int, size: int) -> BatchPlan:
+        """The rows of one process of `size`."""
+        rows = slice(rank * len(self.clips) // size, (rank + 1) * len(self.clips) // size)
+        return BatchPlan(self.clips[rows], self.steps[rows], self.aligned[rows], self.seeds[rows])
+
+
+def plan_batches(
+    labels: NDArray[np.int64],
+    *,
+    instructions: int,
+    episodes: int,
+    steps: int,
+    pairing: Pairing,
+    seed: int,
+) -> list[BatchPlan]:
+    """Every batch of a run, a function of its arguments alone.
+
+    labels: (E, 3) episode, instruction and task of each episode. instructions, episodes: P and K.
+    Instructions and their episodes are dealt from shuffled decks, so that each is seen about
+    equally often. Raises UserError where the data cannot fill a batch.
+    """
+    by_instruction = {
+        int(key): np.flatnonzero(labels[:, 1] == key) for key in np.unique(labels[:, 1])
+    }
+    if len(by_instruction) < instructions:
+        raise UserError(
+            f"batch.instructions is {instructions}, but the training split has only "
+            f"{len(by_instruction)} instructions; set it to at most that, or add tasks"
+        )
+    if pairing != "episode" and all(len(rows) < episodes for rows in by_instruction.values()):
+        raise UserError(
+            f"no instruction has {episodes} training episodes, so nothing can be paired by "
+            f"{pairing}; record more episodes or lower batch.episodes"
+        )
+    rng = np.random.default_rng(derive_seed("batches", seed))
+    instruction_deck = _Deck(list(by_instruction), rng)
+    decks = {key: _Deck(rows.tolist(), rng) for key, rows in by_instruction.items()}
+    plans = []
+    for _ in range(steps):
+        chosen = [
+            episode
+            for key in instruction_deck.deal(instructions)
+            for episode in decks[key].deal(episodes)
+        ]
+        clips = np.array(chosen, dtype=np.int64)
+        order, aligned = pair(labels[clips], pairing, rng)
+        seeds = rng.integers(0, 2**62, len(clips), dtype=np.int64)
+        plans.append(BatchPlan(clips, clips[order], aligned, seeds))
+    return plans
+
+
+def pair(
+    labels: NDArray[np.int64], pairing: Pairing, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Permutes rows within groups of one label so that none keeps its own episode.
+
+    labels: (B, 3). Returns the permutation (B,) and which rows could be paired (B,). Draws from
+    `rng` equally often for every pairing.
+    """
+    ranks = rng.permuted(np.arange(len(labels)))
+    order = np.arange(len(labels))
+    aligned = np.ones(len(labels), dtype=bool)
+    if pairing == "episode":
+        return order, aligned
+    groups = labels[:, LEVELS.index(pairing)]
+    for group in np.unique(groups):
+        rows = np.flatnonzero(groups == group)
+        if len(rows) < 2 or len(np.unique(labels[rows, 0])) < len(rows):
+            aligned[rows] = False
+            continue
+        cycle = rows[np.argsort(ranks[rows])]
+        order[cycle] = np.roll(cycle, 1)
+    return order, aligned
+
+
+class _Deck:
+    """Deals cards without repeating one within a hand; shuffles anew when it runs out."""
+
+    def __init__(self, cards: Sequence[int], rng: np.random.Generator) -> None:
+        self.cards, self.rng = list(cards), rng
+        self.left: list[int] = []
+
+    def deal(self, count: int) -> list[int]:
+        """`count` cards, all different as long as there are that many."""
+        hand: list[int] = []
+        while len(hand) < count:
+            fresh = [card for card in self.left if card not in hand]
+            if not fresh:
+                self.left += self.rng.permutation(self.cards).tolist()
+                fresh = [card for card in self.left if card not in hand] or self.left
+            hand.append(fresh[0])
+            self.left.remove(fresh[0])
+        return hand

@@ -1,0 +1,131 @@
+"""Episodes on disk, the cache, and batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fakes import CAMERAS, SIZE, FakeSource, episode
+
+from mirrorlib.data.batches import PlannedBatches, label_episodes, load, middle_clip
+from mirrorlib.data.cache import Cache
+from mirrorlib.data.pairing import plan_batches
+from mirrorlib.data.store import Layout, StoredEpisode, write_episode
+from mirrorlib.errors import UserError
+from mirrorlib.interfaces import EpisodeKey
+
+KEY = EpisodeKey("train", "push", 1, 0)
+LAYOUT = Layout(clip_frames=4, clip_cameras=("front",), step_cameras=("wrist", "front"))
+
+
+def test_a_stored_episode_gives_back_observations_and_the_actions_they_led_to(tmp_path: Path):
+    original = episode(KEY)
+    write_episode(tmp_path / "e.safetensors", original, LAYOUT)
+    stored = StoredEpisode(tmp_path / "e.safetensors")
+    assert (stored.task, stored.variation, stored.steps) == ("push", 1, 3)
+    assert stored.instruction == "push number 1"
+    for index, (before, after) in enumerate([(0, 3), (3, 7), (7, 11)]):
+        step = stored.step(index)
+        for view, camera in enumerate(LAYOUT.step_cameras):
+            rgb = original.rgb[camera][before].transpose(2, 0, 1)
+            np.testing.assert_array_equal(step["rgb"][view], rgb)
+            depth = original.depth[camera][before]
+            np.testing.assert_allclose(step["depth"][view], depth, atol=3 / 65535)
+        np.testing.assert_array_equal(step["proprioception"], original.proprioception[before])
+        np.testing.assert_allclose(step["action"][:7], original.gripper_pose[after], rtol=1e-6)
+        assert step["action"][7] == original.gripper_open[after]
+        assert step["action"][8] == 1.0
+    np.testing.assert_array_equal(stored.clip("front"), original.rgb["front"])
+
+
+def test_long_clips_are_thinned_evenly(tmp_path: Path):
+    original = episode(KEY, frames=100)
+    write_episode(tmp_path / "e.safetensors", original, LAYOUT)
+    kept = StoredEpisode(tmp_path / "e.safetensors").clip("front")
+    rows = np.linspace(0, 99, 16).round().astype(int)
+    np.testing.assert_array_equal(kept, original.rgb["front"][rows])
+
+
+def test_an_unknown_camera_is_named(tmp_path: Path):
+    layout = Layout(4, ("front",), ("overhead",))
+    with pytest.raises(UserError, match="no camera 'overhead'; its cameras are front, wrist"):
+        write_episode(tmp_path / "e.safetensors", episode(KEY), layout)
+    assert not list(tmp_path.iterdir())
+
+
+def test_half_a_file_is_named(tmp_path: Path):
+    path = tmp_path / "e.safetensors"
+    write_episode(path, episode(KEY), LAYOUT)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"e\.safetensors: not a whole recorded episode"):
+        StoredEpisode(path)
+
+
+def test_recording_is_parallel_counts_failures_and_never_records_twice(tmp_path: Path):
+    cache = Cache(tmp_path, "fake", FakeSource(count=2, failing=[1]), LAYOUT)
+    assert len(cache.missing()) == 24
+    cache.record(cache.missing(["train"]), workers=2, progress=False)
+    assert cache.failures("train") == 4
+    assert len(cache.episodes("train")) == 4
+    assert {key.split for key in cache.missing()} == {"val", "test"}
+    original = episode(EpisodeKey("train", "lift", 0, 0))
+    np.testing.assert_array_equal(cache.episodes("train")[0].clip("front"), original.rgb["front"])
+
+
+def test_the_cache_is_keyed_by_source_and_layout(tmp_path: Path):
+    folders = {
+        Cache(tmp_path, "fake", FakeSource(count), Layout(frames, ("front",), CAMERAS)).folder
+        for count in (2, 3)
+        for frames in (4, 8)
+    }
+    assert len(folders) == 4
+
+
+@pytest.fixture
+def batches(tmp_path: Path) -> PlannedBatches:
+    cache = Cache(tmp_path, "fake", FakeSource(count=3), LAYOUT)
+    for key in cache.missing(["train"]):
+        write_episode(cache.path(key), cache.source.episode(key), LAYOUT)
+    episodes = cache.episodes("train")
+    plans = plan_batches(
+        label_episodes(episodes), instructions=4, episodes=2, steps=5, pairing="instruction", seed=0
+    )
+    return PlannedBatches(episodes, plans, clip_frames=4)
+
+
+def test_a_batch_holds_what_its_plan_says(batches: PlannedBatches):
+    batch, plan = batches[2], batches.plans[2]
+    assert batch.clips.frames.shape == (8, 4, 3, SIZE, SIZE)
+    assert batch.clips.frames.dtype == torch.uint8
+    assert batch.steps.rgb.shape == (8, 2, 3, SIZE, SIZE)
+    assert batch.steps.action.shape == (8, 9)
+    assert batch.clips.instruction == batch.steps.instruction
+    for row, number in enumerate(plan.steps):
+        chosen = batches.episodes[number]
+        actions = np.stack([chosen.step(i)["action"] for i in range(chosen.steps)])
+        assert (actions == batch.steps.action[row].numpy()).all(1).any()
+        assert batch.steps.text[row] in chosen.descriptions
+    assert (torch.from_numpy(plan.clips) == batch.labels[:, 0]).all()
+
+
+def test_two_processes_read_the_rows_of_one(batches: PlannedBatches):
+    halves = [PlannedBatches(batches.episodes, batches.plans, 4, rank, 2)[1] for rank in range(2)]
+    whole = batches[1]
+    assert torch.equal(torch.cat([h.clips.frames for h in halves]), whole.clips.frames)
+    assert torch.equal(torch.cat([h.steps.depth for h in halves]), whole.steps.depth)
+    assert halves[0].steps.text + halves[1].steps.text == whole.steps.text
+
+
+def test_loading_may_start_anywhere_and_reads_ahead(batches: PlannedBatches):
+    late = list(load(batches, 3, workers=1))
+    assert len(late) == 2
+    assert torch.equal(late[0].clips.frames, batches[3].clips.frames)
+
+
+def test_a_middle_clip_takes_segment_middles(batches: PlannedBatches):
+    _, camera, frames, wording = middle_clip(batches.episodes[0], 4, "front")
+    kept = batches.episodes[0].clip("front")
+    assert (camera, wording) == ("front", "lift number 0")
+    np.testing.assert_array_equal(frames, kept[[1, 4, 7, 10]])

@@ -1,0 +1,85 @@
+"""Batches and pairs, against what PAPER.md's three granularities mean."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mirrorlib.data.pairing import LEVELS, Pairing, plan_batches
+from mirrorlib.errors import UserError
+
+
+def make_labels(sizes: list[int], per_task: int) -> np.ndarray:
+    rows = [(i, k // per_task) for i, size in enumerate(sizes) for k in [i] for _ in range(size)]
+    return np.array([(n, i, t) for n, (i, t) in enumerate(rows)], dtype=np.int64)
+
+
+problems = st.tuples(
+    st.lists(st.integers(1, 5), min_size=2, max_size=8), st.integers(1, 3), st.integers(0, 99)
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(problems, st.sampled_from(LEVELS), st.data())
+def test_every_pairing_is_a_derangement_of_one_and_the_same_batch(
+    problem: tuple[list[int], int, int], pairing: Pairing, data: st.DataObject
+):
+    sizes, per_task, seed = problem
+    if max(sizes) < 2:
+        sizes[0] = 2
+    labels = make_labels(sizes, per_task)
+    count = data.draw(st.integers(1, len(sizes)))
+    arguments = {"instructions": count, "episodes": 2, "steps": 4, "seed": seed}
+    plans = plan_batches(labels, pairing=pairing, **arguments)
+    identity = plan_batches(labels, pairing="episode", **arguments)
+    column = LEVELS.index(pairing)
+    for plan, same in zip(plans, identity, strict=True):
+        np.testing.assert_array_equal(plan.clips, same.clips)
+        np.testing.assert_array_equal(plan.seeds, same.seeds)
+        np.testing.assert_array_equal(np.sort(plan.steps), np.sort(plan.clips))
+        assert len(np.unique(labels[plan.clips, 1])) == count
+        np.testing.assert_array_equal(labels[plan.steps, column], labels[plan.clips, column])
+        if pairing == "episode":
+            np.testing.assert_array_equal(plan.steps, plan.clips)
+        else:
+            assert (plan.steps[plan.aligned] != plan.clips[plan.aligned]).all()
+
+
+def test_a_lone_episode_is_dropped_from_alignment_alone():
+    labels = make_labels([3, 1, 2], per_task=1)
+    plans = plan_batches(
+        labels, instructions=3, episodes=2, steps=10, pairing="instruction", seed=0
+    )
+    for plan in plans:
+        np.testing.assert_array_equal(plan.aligned, labels[plan.clips, 1] != 1)
+        assert len(plan.clips) == 6
+
+
+def test_instructions_and_episodes_are_seen_about_equally_often():
+    labels = make_labels([6] * 10, per_task=5)
+    plans = plan_batches(
+        labels, instructions=4, episodes=2, steps=300, pairing="instruction", seed=3
+    )
+    seen = np.bincount(np.concatenate([plan.clips for plan in plans]), minlength=60)
+    assert seen.sum() == 2400
+    assert seen.min() >= 36
+    assert seen.max() <= 44
+
+
+def test_parts_of_a_plan_make_the_whole():
+    labels = make_labels([3] * 6, per_task=2)
+    plan = plan_batches(labels, instructions=6, episodes=2, steps=1, pairing="task", seed=0)[0]
+    parts = [plan.part(rank, 3) for rank in range(3)]
+    np.testing.assert_array_equal(np.concatenate([p.steps for p in parts]), plan.steps)
+    assert [len(p.clips) for p in parts] == [4, 4, 4]
+
+
+def test_data_that_cannot_fill_a_batch_is_refused_with_the_remedy():
+    labels = make_labels([3] * 5, per_task=5)
+    with pytest.raises(UserError, match=r"batch\.instructions is 6, .* only 5 instructions"):
+        plan_batches(labels, instructions=6, episodes=2, steps=1, pairing="task", seed=0)
+    lone = make_labels([1] * 5, per_task=1)
+    with pytest.raises(UserError, match=r"nothing can be paired by instruction"):
+        plan_batches(lone, instructions=5, episodes=2, steps=1, pairing="instruction", seed=0)

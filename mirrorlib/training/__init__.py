@@ -1,0 +1,1 @@
+"""Training observer and executor jointly."""

@@ -1,0 +1,135 @@
+"""How well observer and executor agree on held-out episodes.
+
+Two recalls: through the projectors that were trained (they exist only where an objective was),
+and through *fresh* linear maps fitted on the frozen representations of the training episodes,
+with one split and one budget for every arm: the only recall that is compared across arms
+(SCIENCE.md, "Traps"; PAPER.md, "Probe").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mirrorlib.alignment import (
+    chance_recall_at_k,
+    cosine_scores,
+    mutual_information_bound,
+    recall_at_k,
+)
+from mirrorlib.data.batches import (
+    Batch,
+    collate_clips,
+    collate_steps,
+    label_episodes,
+    middle_clip,
+)
+from mirrorlib.data.store import StoredEpisode
+from mirrorlib.randomness import derive_seed
+from mirrorlib.training.joint import Joint, representations
+
+TEMPERATURE = 0.1
+"""Of the fresh probe and of the mutual information bound: PAPER.md's default, in every arm."""
+
+
+@dataclass(frozen=True)
+class Represented:
+    """u: (E, D_u) and e: (E, D_e) of E episodes; labels: (E, 3) episode, instruction, task."""
+
+    u: Tensor
+    e: Tensor
+    labels: Tensor
+
+
+def represent(
+    joint: Joint,
+    episodes: Sequence[StoredEpisode],
+    *,
+    clip_frames: int,
+    camera: str,
+    device: torch.device,
+) -> Represented:
+    """An episode is its clip's u and the mean of e over its keyframes, as float32 on the CPU."""
+    us, es = [], []
+    for episode in episodes:
+        seeds = torch.zeros(episode.steps, dtype=torch.int64)
+        clips = collate_clips([middle_clip(episode, clip_frames, camera)], seeds[:1])
+        wording = episode.descriptions[0]
+        steps = collate_steps([(episode, i, wording) for i in range(episode.steps)], seeds)
+        batch = Batch(clips, steps, seeds[:1], seeds[:1].bool()).to(device)
+        u, e = representations(joint, batch)
+        us.append(u.cpu())
+        es.append(e.mean(0, keepdim=True).cpu())
+    return Represented(torch.cat(us), torch.cat(es), torch.from_numpy(label_episodes(episodes)))
+
+
+def recalls(zu: Tensor, ze: Tensor, labels: Tensor) -> dict[str, float]:
+    """Recall@1 both ways by instruction, and by episode (the very scene).
+
+    zu, ze: (E, Z). labels: (E, 3). `..._chance` is what blind guessing would score.
+    """
+    scores = cosine_scores(zu.double(), ze.double())
+    metrics = {}
+    for column, suffix in ((1, ""), (0, "_episode")):
+        relevant = labels[:, None, column] == labels[None, :, column]
+        metrics[f"recall_at_1_u2e{suffix}"] = float(recall_at_k(scores, relevant))
+        metrics[f"recall_at_1_e2u{suffix}"] = float(recall_at_k(scores.T, relevant.T))
+        metrics[f"recall_at_1_chance{suffix}"] = float(chance_recall_at_k(relevant))
+    return metrics
+
+
+def trained_alignment(joint: Joint, test: Represented, device: torch.device) -> dict[str, float]:
+    """Recall through the trained projectors, and the bound on the mutual information.
+
+    The bound takes one pair of each instruction (N of them) with the paper's diagonal formula,
+    averaged over as many disjoint draws as every instruction has episodes.
+    """
+    with torch.no_grad():
+        u, e = joint.project(test.u.to(device), test.e.to(device))
+    u, e = u.float().cpu(), e.float().cpu()
+    metrics = recalls(u, e, test.labels)
+    groups = [torch.nonzero(test.labels[:, 1] == i)[:, 0] for i in test.labels[:, 1].unique()]
+    draws = min(len(group) for group in groups)
+    bounds = []
+    for draw in range(draws):
+        rows = torch.stack([group[draw] for group in groups])
+        bounds.append(float(mutual_information_bound(u[rows], e[rows], TEMPERATURE)))
+    return metrics | {"mutual_information_bound": sum(bounds) / len(bounds)}
+
+
+def fresh_probe(
+    train: Represented, test: Represented, *, steps: int, seed: int, dim: int = 64
+) -> dict[str, float]:
+    """Recall@1 of two linear maps fitted to the frozen training representations.
+
+    Bidirectional InfoNCE whose positives share the instruction, AdamW, batches of 128.
+    Representations are standardised by the training split's mean and deviation.
+    """
+    u, e = _standardise(train.u, test.u), _standardise(train.e, test.e)
+    generator = torch.Generator().manual_seed(derive_seed("probe", seed))
+    maps = nn.ModuleList([nn.Linear(u[0].shape[1], dim), nn.Linear(e[0].shape[1], dim)])
+    for parameter in maps.parameters():
+        bound = u[0].shape[1] ** -0.5
+        with torch.no_grad():
+            parameter.uniform_(-bound, bound, generator=generator)
+    optimizer = torch.optim.AdamW(maps.parameters(), lr=1e-3, weight_decay=0.1)
+    for _ in range(steps):
+        rows = torch.randint(len(train.u), (128,), generator=generator)
+        scores = cosine_scores(maps[0](u[0][rows]), maps[1](e[0][rows])) / TEMPERATURE
+        same = train.labels[rows, None, 1] == train.labels[None, rows, 1]
+        target = same / same.sum(1, keepdim=True)
+        loss = -(target * (scores.log_softmax(1) + scores.T.log_softmax(1))).sum(1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        metrics = recalls(maps[0](u[1]), maps[1](e[1]), test.labels)
+    return {f"probe_{name}": value for name, value in metrics.items()}
+
+
+def _standardise(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+    mean, deviation = train.mean(0), train.std(0) + 1e-4
+    return (train - mean) / deviation, (test - mean) / deviation

@@ -1,0 +1,198 @@
+"""Closed-loop success: the executor acts in many simulated scenes at once.
+
+Every scene runs in one of several spawned processes, each holding one simulator; the executor
+acts, in this process, on whichever scenes are waiting for it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from mirrorlib.data.batches import collate_observations
+from mirrorlib.data.store import normalise
+from mirrorlib.errors import UserError
+from mirrorlib.interfaces import Executor, Observation, Simulator
+from mirrorlib.randomness import scene_seed
+
+BuildSimulator = Callable[[bool], Simulator]
+"""Called with True for a simulator that films."""
+
+
+@dataclass(frozen=True, order=True)
+class Scene:
+    """One scene to be acted in, the `index`-th of a variation within a split."""
+
+    task: str
+    variation: int
+    split: str
+    index: int
+
+    @property
+    def seed(self) -> int:
+        """The seed under which the source records this very scene."""
+        return scene_seed(self.task, self.variation, self.split, self.index)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What became of a scene. errors: motions that could not be executed. frames: what the
+    simulator's video camera saw, (T, H, W, 3) uint8, empty unless asked for."""
+
+    scene: Scene
+    instruction: str
+    success: bool
+    actions: int
+    errors: int
+    frames: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0, 0, 3), np.uint8))
+
+
+def roll_out(
+    executor: Executor,
+    scenes: Sequence[Scene],
+    build: BuildSimulator,
+    *,
+    cameras: Sequence[str],
+    max_actions: int,
+    workers: int,
+    device: torch.device,
+    film: Set[Scene] = frozenset(),
+    progress: bool = True,
+) -> list[Rollout]:
+    """Acts in every scene until success, the simulator's own end, or `max_actions`.
+
+    build: makes a simulator; called in the worker processes, so it must pickle.
+    cameras: in the order the executor was trained with. film: scenes whose frames are wanted.
+    """
+    executor.eval()
+    executor.reset()
+    waiting = deque((scene, scene in film) for scene in scenes)
+    pool = [_Worker(build, max_actions) for _ in range(min(workers, len(scenes)))]
+    results: list[Rollout] = []
+    bar = tqdm(total=len(scenes), desc="rollouts", unit="ep", disable=not progress)
+    try:
+        busy = {worker.pipe: worker for worker in pool if worker.start(waiting)}
+        while busy:
+            ready = [busy[pipe] for pipe in wait(list(busy)) if isinstance(pipe, Connection)]
+            acting = []
+            for worker in ready:
+                rollout = worker.receive()
+                if rollout is None:
+                    acting.append(worker)
+                    continue
+                results.append(rollout)
+                bar.update()
+                bar.set_postfix(success=f"{np.mean([r.success for r in results]):.2f}")
+                if not worker.start(waiting):
+                    del busy[worker.pipe]
+            if acting:
+                observations = collate_observations([w.observation for w in acting], cameras)
+                with torch.no_grad():
+                    actions = executor.act(observations.to(device), [w.instruction for w in acting])
+                for worker, action in zip(acting, actions.double().cpu().numpy(), strict=True):
+                    worker.pipe.send(action)
+    finally:
+        bar.close()
+        for worker in pool:
+            worker.stop()
+    return sorted(results, key=lambda r: r.scene)
+
+
+class _Worker:
+    """This side of one simulator process."""
+
+    observation: Observation
+    instruction: str
+
+    def __init__(self, build: BuildSimulator, max_actions: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(
+            target=_simulate, args=(theirs, build, max_actions), daemon=True
+        )
+        self.process.start()
+        theirs.close()
+
+    def start(self, waiting: deque[tuple[Scene, bool]]) -> bool:
+        """Hands over the next scene; False where none is left."""
+        if not waiting:
+            return False
+        self.pipe.send(waiting.popleft())
+        return True
+
+    def receive(self) -> Rollout | None:
+        """A finished rollout, or None: then `observation` and `instruction` await an action."""
+        try:
+            message = self.pipe.recv()
+        except (EOFError, ConnectionResetError) as error:
+            self.process.join(5)
+            raise UserError(
+                f"a simulator process ended with exit code {self.process.exitcode}; run again "
+                "with fewer evaluation.workers if memory ran out"
+            ) from error
+        if isinstance(message, Rollout):
+            return message
+        if isinstance(message, Exception):
+            raise message
+        self.observation, self.instruction = message
+        return None
+
+    def stop(self) -> None:
+        self.pipe.close()
+        self.process.join(5)
+        if self.process.is_alive():
+            self.process.terminate()
+
+
+class SimulatorFailed(Exception):
+    """A defect inside a simulator process, with that process's traceback."""
+
+
+def _simulate(pipe: Connection, build: BuildSimulator, max_actions: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    simulators: dict[bool, Simulator] = {}
+    try:
+        while True:
+            scene, film = pipe.recv()
+            if film not in simulators:
+                simulators[film] = build(film)
+            pipe.send(_run_scene(simulators[film], pipe, scene, max_actions))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass
+    except UserError as error:
+        pipe.send(error)
+    except Exception:
+        pipe.send(SimulatorFailed(traceback.format_exc()))
+    finally:
+        for simulator in simulators.values():
+            simulator.close()
+
+
+def _run_scene(simulator: Simulator, pipe: Connection, scene: Scene, max_actions: int) -> Rollout:
+    observation, descriptions = simulator.reset(scene.task, scene.variation, scene.seed)
+    instruction, frames = descriptions[0], []
+    success, actions, errors = False, 0, 0
+    while actions < max_actions:
+        pipe.send((observation, instruction))
+        action: NDArray[np.float64] = pipe.recv()
+        info: dict[str, Any]
+        observation, success, done, info = simulator.step(action)
+        actions += 1
+        errors += "error" in info
+        if "frames" in info:
+            frames.append(info["frames"])
+        if success or done:
+            break
+    video = {"frames": np.concatenate(frames)} if frames else {}
+    return Rollout(scene, normalise(instruction), success, actions, errors, **video)

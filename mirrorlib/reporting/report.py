@@ -1,0 +1,108 @@
+"""The result of a run: metrics, what they cost, and a table that a person understands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mirrorlib.evaluation.statistics import wilson
+from mirrorlib.monitor import Phase
+
+
+@dataclass
+class Report:
+    """metrics: names as MLflow has them. counts: metric -> (hits, trials), for intervals.
+    phases: what each part of the run cost. facts: what else a reader must know."""
+
+    name: str
+    folder: Path
+    metrics: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    phases: dict[str, Phase] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def add_share(self, name: str, hits: int, trials: int) -> None:
+        """A proportion, kept with its counts."""
+        self.metrics[name] = hits / trials
+        self.counts[name] = (hits, trials)
+
+    def write(self) -> Path:
+        """Writes `report.json` into the run folder."""
+        path = self.folder / "report.json"
+        content = {
+            "name": self.name,
+            "metrics": self.metrics,
+            "counts": self.counts,
+            "wilson_95": {name: wilson(*counts) for name, counts in self.counts.items()},
+            "phases": {name: vars(phase) for name, phase in self.phases.items()},
+            "facts": self.facts,
+        }
+        path.write_text(json.dumps(content, indent=2))
+        return path
+
+    def table(self) -> str:
+        """Markdown that is read as well in a terminal."""
+        lines = [f"# {self.name}", ""]
+        lines += _rows(("held-out measure", "result", "95 % interval", "chance"), self._measures())
+        costs = [
+            (name, f"{p.seconds:.0f} s", f"{p.memory / 2**30:.1f} GiB", _gpu(p))
+            for name, p in self.phases.items()
+        ]
+        total = sum(p.seconds for p in self.phases.values())
+        costs.append(("together", f"{total:.0f} s", "", ""))
+        lines += ["", *_rows(("phase", "wall time", "peak memory", "GPU memory"), costs), ""]
+        lines += [f"{name}: {value}" for name, value in self.facts.items()]
+        return "\n".join(lines)
+
+    def _measures(self) -> list[tuple[str, str, str, str]]:
+        m = self.metrics
+        rows = []
+        for name, title in (
+            ("eval/recognition_accuracy", "recognition, all instructions"),
+            ("eval/recognition_accuracy_within_task", "recognition within the task"),
+            ("eval/success_rate", "success, all tasks"),
+            *((n, f"success, {n.rpartition('/')[2]}") for n in m if n.count("/") == 2),
+        ):
+            if name in m:
+                chance = m.get(f"{name}_chance")
+                shown = "" if chance is None else _percent(chance)
+                rows.append((title, _percent(m[name]), self._interval(name), shown))
+        for prefix, title in (("recall", "Recall@1 trained"), ("probe_recall", "Recall@1 fresh")):
+            for suffix, level in (("", "instruction"), ("_episode", "scene")):
+                for way, arrow in (("u2e", "see -> do"), ("e2u", "do -> see")):
+                    name = f"eval/{prefix}_at_1_{way}{suffix}"
+                    if name in m:
+                        chance = m[f"eval/{prefix}_at_1_chance{suffix}"]
+                        label = f"{title}, {arrow}, same {level}"
+                        rows.append((label, _percent(m[name]), "", _percent(chance)))
+        return rows
+
+    def _interval(self, name: str) -> str:
+        if name not in self.counts:
+            return ""
+        low, high = wilson(*self.counts[name])
+        hits, trials = self.counts[name]
+        return f"{_percent(low)} to {_percent(high)} ({hits}/{trials})"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _gpu(phase: Phase) -> str:
+    return f"{phase.gpu_memory / 2**30:.1f} GiB" if phase.gpu_memory else ""
+
+
+def _rows(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    used = [i for i in range(len(header)) if any(row[i] for row in rows)]
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in used]
+
+    def line(cells: tuple[str, ...]) -> str:
+        shown = (cells[i].ljust(width) for i, width in zip(used, widths, strict=True))
+        return f"| {' | '.join(shown)} |"
+
+    rule = f"|{'|'.join('-' * (width + 2) for width in widths)}|"
+    return [line(header), rule, *(line(row) for row in rows)]

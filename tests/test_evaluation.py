@@ -1,0 +1,197 @@
+"""Recognition, rollouts, retrieval, probe and intervals."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fakes import CAMERAS, FakeExecutor, FakeObserver, build_simulator, die, episode
+from scipy.stats import binomtest
+
+from mirrorlib.data.store import Layout, StoredEpisode, write_episode
+from mirrorlib.errors import UserError
+from mirrorlib.evaluation.alignment import Represented, fresh_probe, recalls
+from mirrorlib.evaluation.recognition import recognise
+from mirrorlib.evaluation.rollouts import Rollout, Scene, SimulatorFailed, roll_out
+from mirrorlib.evaluation.statistics import wilson
+from mirrorlib.interfaces import EpisodeKey
+from mirrorlib.randomness import scene_seed
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 10), (10, 10), (7, 25), (194, 240)])
+def test_wilson_agrees_with_scipy(k: int, n: int):
+    expected = binomtest(k, n).proportion_ci(0.95, method="wilson")
+    assert wilson(k, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_no_trials_have_no_interval():
+    with pytest.raises(ValueError, match="0 successes of 0 trials"):
+        wilson(0, 0)
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> list[StoredEpisode]:
+    episodes = []
+    for task in ("lift", "push"):
+        for variation in range(2):
+            for index in range(2):
+                path = tmp_path / f"{task}-{variation}-{index}.safetensors"
+                key = EpisodeKey("test", task, variation, index)
+                write_episode(path, episode(key), Layout(4, ("front",), CAMERAS))
+                episodes.append(StoredEpisode(path))
+    return episodes
+
+
+class Reader(FakeObserver):
+    """Embeds a clip by its mean brightness' rank, and a text by the table it is given."""
+
+    def __init__(self, videos: list[list[float]], texts: dict[str, list[float]]) -> None:
+        super().__init__()
+        self.videos, self.texts = iter(torch.tensor(videos)), texts
+
+    def encode_video(self, frames: torch.Tensor) -> torch.Tensor:
+        return torch.stack([next(self.videos) for _ in frames])
+
+    def encode_text(self, texts) -> torch.Tensor:
+        return torch.tensor([self.texts[text] for text in texts])
+
+
+def test_recognition_is_the_best_mean_cosine_over_templates(stored: list[StoredEpisode]):
+    instructions = {"lift number 0": "lift", "lift number 1": "lift", "push number 0": "push"}
+    instructions["push number 1"] = "push"
+    texts = {
+        "lift number 0": [1, 0, 0, 0],
+        "lift number 1": [0, 1, 0, 0],
+        "push number 0": [0, 0, 1, 0],
+        "push number 1": [0, 0, 0, 1],
+    }
+    videos = [[0.0] * 4 for _ in stored]
+    for row, best in enumerate([0, 0, 1, 2, 2, 0, 3, 2]):
+        videos[row][best] = 3.0
+    videos[3][0], videos[5][3], videos[7][3] = 1.0, 1.0, 2.0
+    result = recognise(
+        Reader(videos, texts),
+        stored,
+        instructions,
+        templates=["{}"],
+        clip_frames=4,
+        camera="front",
+        device=torch.device("cpu"),
+        batch_size=3,
+    )
+    assert result.instructions == sorted(instructions)
+    assert result.truth.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert result.predicted.tolist() == [0, 0, 1, 2, 2, 0, 3, 2]
+    assert result.accuracy == 5 / 8
+    assert result.within_task.tolist() == [0, 0, 1, 0, 2, 3, 3, 2]
+    assert result.accuracy_within_task == 5 / 8
+    assert result.chance == 0.25
+    confusion = result.confusion()
+    assert confusion.sum() == 8
+    assert confusion[1, 2] == confusion[2, 0] == confusion[3, 2] == 1
+
+
+def act_in(scenes: list[Scene], **settings) -> list[Rollout]:
+    defaults = {"cameras": CAMERAS, "max_actions": 3, "workers": 2, "progress": False}
+    arguments = defaults | settings
+    return roll_out(
+        FakeExecutor(), scenes, build_simulator, device=torch.device("cpu"), **arguments
+    )
+
+
+def test_rollouts_end_at_success_and_count_what_went_wrong():
+    scenes = [Scene("lift", v, "test", i) for v in (1, 0) for i in range(3)]
+    results = act_in(scenes, workers=4)
+    assert [r.scene for r in results] == sorted(scenes)
+    assert all(r.success and r.actions == 2 and r.errors == 1 for r in results)
+    assert {r.instruction for r in results} == {"lift number 0", "lift number 1"}
+    assert results[0].frames.shape == (4, 8, 8, 3)
+
+
+def test_rollouts_give_up_after_max_actions():
+    (result,) = act_in([Scene("lift", 1, "test", 0)], max_actions=1)
+    assert (result.success, result.actions) == (False, 1)
+
+
+def test_a_broken_simulator_is_reported_with_its_traceback():
+    with pytest.raises(SimulatorFailed, match="RuntimeError: the simulator broke"):
+        act_in([Scene("crash", 0, "test", 0)])
+
+
+def test_a_dead_simulator_process_is_reported():
+    with pytest.raises(UserError, match="ended with exit code 7"):
+        roll_out(
+            FakeExecutor(),
+            [Scene("lift", 0, "test", 0)],
+            die,
+            cameras=CAMERAS,
+            max_actions=1,
+            workers=1,
+            device=torch.device("cpu"),
+            progress=False,
+        )
+
+
+def test_scenes_are_those_of_held_out_demonstrations():
+    assert Scene("lift", 3, "test", 5).seed == scene_seed("lift", 3, "test", 5)
+    seeds = {
+        Scene("lift", 3, split, i).seed for split in ("train", "val", "test") for i in range(9)
+    }
+    assert len(seeds) == 27
+
+
+def brute_recall(scores: np.ndarray, labels: np.ndarray) -> float:
+    hits = [labels[np.argmax(row)] == label for row, label in zip(scores, labels, strict=True)]
+    return float(np.mean(hits))
+
+
+def test_recalls_agree_with_brute_force():
+    rng = np.random.default_rng(0)
+    labels = np.array([[i, i // 3, i // 6] for i in range(24)])
+    centre = rng.normal(size=(8, 5))[labels[:, 1]]
+    u, e = (centre + 0.7 * rng.normal(size=(24, 5)) for _ in range(2))
+    found = recalls(torch.from_numpy(u), torch.from_numpy(e), torch.from_numpy(labels))
+    scores = (u / np.linalg.norm(u, axis=1, keepdims=True)) @ (
+        e / np.linalg.norm(e, axis=1, keepdims=True)
+    ).T
+    assert found["recall_at_1_u2e"] == pytest.approx(brute_recall(scores, labels[:, 1]))
+    assert found["recall_at_1_e2u"] == pytest.approx(brute_recall(scores.T, labels[:, 1]))
+    assert found["recall_at_1_u2e_episode"] == pytest.approx(brute_recall(scores, labels[:, 0]))
+    assert found["recall_at_1_chance"] == pytest.approx(3 / 24)
+    assert found["recall_at_1_chance_episode"] == pytest.approx(1 / 24)
+
+
+def represented(shared: bool, seed: int, count: int = 240) -> Represented:
+    """u and e are random linear views of a common cause, or of causes of their own."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.stack([torch.arange(count), torch.arange(count) // 20, torch.zeros(count)], 1)
+    cause = torch.randn(12, 8, generator=torch.Generator().manual_seed(99))[labels[:, 1].long()]
+    other = torch.randn(count, 8, generator=generator)
+    maps = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(7))
+    noise = torch.randn(2, count, 16, generator=generator)
+    return Represented(
+        cause @ maps[0] + 0.3 * noise[0],
+        (cause if shared else other) @ maps[1] + 0.3 * noise[1],
+        labels.long(),
+    )
+
+
+def test_the_fresh_probe_finds_what_is_shared_and_nothing_else():
+    found = fresh_probe(represented(True, 0), represented(True, 1), steps=200, seed=0)
+    assert found["probe_recall_at_1_u2e"] > 0.9
+    assert found["probe_recall_at_1_e2u"] > 0.9
+    nothing = fresh_probe(represented(False, 0), represented(False, 1), steps=200, seed=0)
+    chance = nothing["probe_recall_at_1_chance"]
+    spread = 4 * math.sqrt(chance * (1 - chance) / 240)
+    assert nothing["probe_recall_at_1_u2e"] < chance + spread
+
+
+def test_the_fresh_probe_is_a_function_of_its_seed():
+    train, test = represented(True, 0), represented(True, 1)
+    torch.manual_seed(1)
+    first = fresh_probe(train, test, steps=20, seed=3)
+    torch.manual_seed(2)
+    assert fresh_probe(train, test, steps=20, seed=3) == first

@@ -1,0 +1,114 @@
+"""MLflow runs: recorded as they went, and kept when the server is down."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+mlflow = pytest.importorskip("mlflow")
+
+from mirrorlib.tracking import Tracker, track  # noqa: E402
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mirrorlib.tracking.FLUSH_SECONDS", 0.0)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    yield mlflow.MlflowClient()
+    mlflow.set_tracking_uri(None)
+
+
+def make_tracker(folder: Path) -> Tracker:
+    parameters = {"train": {"steps": 3, "weights": {"alignment": 0.5}}, "name": "n"}
+    return Tracker(folder, "mirrors", "first", {"objective": "infonce"}, parameters)
+
+
+def only_run(client):
+    experiment = client.get_experiment_by_name("mirrors")
+    (run,) = client.search_runs([experiment.experiment_id])
+    return run
+
+
+def test_a_run_holds_parameters_tags_metrics_and_artefacts(store, tmp_path: Path):
+    tracker = make_tracker(tmp_path)
+    (tmp_path / "picture.png").write_bytes(b"x")
+    with track(tracker) as log:
+        for step in range(3):
+            log({"train/loss": 1.0 / (step + 1)}, step)
+        tracker.artifact(tmp_path / "picture.png", "figures")
+    run = only_run(store)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"train.steps": "3", "train.weights.alignment": "0.5", "name": "n"}
+    assert run.data.tags["objective"] == "infonce"
+    history = store.get_metric_history(run.info.run_id, "train/loss")
+    assert [(m.step, m.value) for m in history] == [(0, 1.0), (1, 0.5), (2, pytest.approx(1 / 3))]
+    assert [a.path for a in store.list_artifacts(run.info.run_id, "figures")] == [
+        "figures/picture.png"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED")]
+)
+def test_a_run_that_broke_is_not_recorded_as_finished(store, tmp_path: Path, error, status):
+    with pytest.raises(error), track(make_tracker(tmp_path)) as log:
+        log({"train/loss": 1.0}, 0)
+        raise error
+    run = only_run(store)
+    assert run.info.status == status
+    assert run.data.metrics == {"train/loss": 1.0}
+
+
+def test_a_server_that_is_down_stops_nothing_and_loses_nothing(tmp_path: Path, capsys):
+    mlflow.set_tracking_uri("http://127.0.0.1:9")
+    try:
+        with track(make_tracker(tmp_path)) as log:
+            for step in range(3):
+                log({"train/loss": float(step)}, step)
+    finally:
+        mlflow.set_tracking_uri(None)
+    printed = capsys.readouterr().err
+    assert printed.count("MLflow cannot be reached") == 1
+    assert "metrics.jsonl" in printed
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["train/loss"]) for row in rows] == [(0, 0.0), (1, 1.0), (2, 2.0)]
+
+
+def test_what_waited_arrives_in_order_once_the_server_is_back(store, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("mirrorlib.tracking.RETRY_SECONDS", 0.0)
+    tracker = make_tracker(tmp_path)
+    good = mlflow.get_tracking_uri()
+    with track(tracker) as log:
+        mlflow.set_tracking_uri("http://127.0.0.1:9")
+        log({"train/loss": 0.0}, 0)
+        log({"train/loss": 1.0}, 1)
+        mlflow.set_tracking_uri(good)
+        log({"train/loss": 2.0}, 2)
+    history = store.get_metric_history(only_run(store).info.run_id, "train/loss")
+    assert [(m.step, m.value) for m in history] == [(0, 0.0), (1, 1.0), (2, 2.0)]
+
+
+START = """
+from pathlib import Path
+from mirrorlib.tracking import Tracker, track
+with track(Tracker(Path("."), "mirrors", "n", {}, {})) as log:
+    log({"a": 1.0}, 0)
+"""
+
+
+def test_four_processes_may_start_on_a_fresh_store(tmp_path: Path):
+    command = [sys.executable, "-c", START]
+    processes = [
+        subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(4)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, errors
+    store = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = store.get_experiment_by_name("mirrors")
+    runs = store.search_runs([experiment.experiment_id])
+    assert [run.info.status for run in runs] == ["FINISHED"] * 4, errors

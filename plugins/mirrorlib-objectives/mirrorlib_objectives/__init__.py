@@ -1,0 +1,1 @@
+"""Alignment objectives and projectors for mirrorlib."""

@@ -1,0 +1,48 @@
+"""The linear projector, the baseline's objective, and what the plugin declares."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+import torch
+
+from mirrorlib.errors import UserError
+from mirrorlib_objectives import plugin
+from mirrorlib_objectives.config import LinearConfig
+from mirrorlib_objectives.linear import build_linear
+from mirrorlib_objectives.none import NoAlignment
+
+COMPONENTS = [*plugin.mirrorlib_objectives(), *plugin.mirrorlib_projectors()]
+
+
+def test_linear_projector():
+    projector = build_linear(LinearConfig(input_dim=5))
+    x = torch.randn(3, 5)
+    weight, bias = projector.linear.weight, projector.linear.bias
+    torch.testing.assert_close(projector(x), x @ weight.T + bias)
+    assert projector.output_dim == 1024 and projector(x).shape == (3, 1024)
+    assert build_linear(LinearConfig(input_dim=5, dim=7, bias=False)).linear.bias is None
+    with pytest.raises(UserError, match="input_dim"):
+        build_linear(LinearConfig())
+
+
+def test_no_alignment_is_a_zero_attached_to_nothing():
+    loss = NoAlignment()(torch.ones(2, 3, requires_grad=True), torch.ones(2, 3))
+    assert loss.value.item() == 0 and not loss.value.requires_grad
+    assert not NoAlignment.uses_projectors and not list(NoAlignment().parameters())
+
+
+@pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.name)
+def test_components_name_what_exists(component):
+    for reference in (component.build, component.config):
+        module, name = reference.split(":")
+        assert callable(getattr(import_module(module), name))
+
+
+def test_listing_does_not_import_torch():
+    code = "import sys, mirrorlib_objectives.plugin, mirrorlib_objectives.config; "
+    code += "sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,1 @@
+"""Text towers for mirrorlib: observers and executors read instructions through them."""

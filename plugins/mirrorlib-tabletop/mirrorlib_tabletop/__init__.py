@@ -1,0 +1,1 @@
+"""A MuJoCo tabletop in RLBench's manner: a Panda, six tasks, four RGB-D cameras."""

@@ -1,0 +1,23 @@
+"""What this plugin offers to mirrorlib."""
+
+from __future__ import annotations
+
+from mirrorlib import Component, hookimpl
+
+
+@hookimpl
+def mirrorlib_observers() -> list[Component]:
+    return [
+        Component(
+            "r3d",
+            build="mirrorlib_torchvision.build:build_r3d",
+            config="mirrorlib_torchvision.config:R3DConfig",
+            summary="small 3-D residual network and a text tower; learns on CPU",
+        ),
+        Component(
+            "r3d_18",
+            build="mirrorlib_torchvision.build:build_r3d_18",
+            config="mirrorlib_torchvision.config:R3D18Config",
+            summary="torchvision's r3d_18, pretrained if asked, and a text tower",
+        ),
+    ]

@@ -1,0 +1,227 @@
+"""The whole path on the real plugins, at the smallest size: recipe to report, alone and in two
+processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from mirrorlib import pipeline
+from mirrorlib.interfaces import DataProperties
+from mirrorlib.recipe import load_recipe
+
+pytest.importorskip("mirrorlib_tabletop")
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+SMALL = [
+    "source.tasks={push_buttons: [0, 1], turn_tap: null}",
+    "source.train=3",
+    "source.test=1",
+    "batch.instructions=4",
+    "train.steps=20",
+    "train.log_every=1",
+    "evaluation.rollouts=1",
+    "evaluation.max_actions=2",
+    "evaluation.workers=2",
+    "evaluation.probe_steps=20",
+    "data.workers=2",
+]
+PROPERTIES = DataProperties(("front", "wrist"), 9, (0.15, -0.4, -0.02, 0.95, 0.4, 0.78))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run's folder, report and training losses by step, and what it printed."""
+
+    folder: Path
+    report: dict
+    losses: list[dict]
+    printed: str
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return os.environ | {
+        "MIRRORLIB_CACHE": str(folder / "cache"),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def launch(folder: Path, recipe: str, *overrides: str, processes: int = 1) -> Finished:
+    name = f"{recipe}-{processes}"
+    start = [sys.executable, "-m"]
+    if processes > 1:
+        start += ["torch.distributed.run", f"--nproc-per-node={processes}", "-m"]
+    done = subprocess.run(
+        [*start, "mirrorlib.run", RECIPES / f"{recipe}.yaml", *SMALL, f"name={name}", *overrides],
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = folder / "runs" / name
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [row for row in rows if "train/loss" in row]
+    report = json.loads((run / "report.json").read_text())
+    return Finished(run, report, losses, done.stdout + done.stderr)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("end to end")
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> Finished:
+    return launch(folder, "infonce")
+
+
+def test_a_run_leaves_what_the_readme_promises(alone: Finished):
+    metrics = alone.report["metrics"]
+    for name in (
+        "eval/success_rate",
+        "eval/success_rate/push_buttons",
+        "eval/recognition_accuracy",
+        "eval/recognition_accuracy_within_task",
+        "eval/recall_at_1_u2e",
+        "eval/recall_at_1_e2u",
+        "eval/probe_recall_at_1_u2e",
+        "eval/probe_recall_at_1_e2u",
+        "eval/mutual_information_bound",
+        "cost/train_seconds",
+    ):
+        assert name in metrics
+    assert alone.report["counts"]["eval/success_rate"][1] == 4
+    assert [row["step"] for row in alone.losses] == list(range(1, 21))
+    for part in ("recipe.yaml", "figures/confusion_matrix.png", "figures/success.png"):
+        assert (alone.folder / part).stat().st_size > 0
+    assert {p.stem for p in (alone.folder / "videos").iterdir()} == {"push_buttons", "turn_tap"}
+    (checkpoint,) = (alone.folder / "checkpoints").iterdir()
+    assert (checkpoint / "model.safetensors").exists()
+    assert load_recipe(alone.folder / "recipe.yaml").train.steps == 20
+    for shown in ("recognition, all instructions", "success, turn_tap", "chance", "peak memory"):
+        assert shown in alone.printed
+
+
+def test_the_run_is_in_mlflow(alone: Finished, folder: Path):
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("mirrorlib")
+    runs = client.search_runs([experiment.experiment_id])
+    (run,) = [r for r in runs if r.info.run_name == alone.folder.name]
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["objective"] == "infonce"
+    assert run.data.tags["pairing"] == "instruction"
+    assert run.data.params["objective.temperature"] == "0.1"
+    success = alone.report["metrics"]["eval/success_rate"]
+    assert run.data.metrics["eval/success_rate"] == pytest.approx(success)
+    assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 20
+    kept = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    assert kept == {"recipe.yaml", "report.json", "figures", "videos", "checkpoints"}
+
+
+def test_two_processes_have_the_losses_of_one(alone: Finished, folder: Path):
+    two = launch(folder, "infonce", processes=2)
+    assert "recording" not in two.printed
+    for one, other in zip(alone.losses, two.losses, strict=True):
+        for name in ("loss", "observer/loss", "executor/loss", "alignment/loss"):
+            assert other[f"train/{name}"] == pytest.approx(one[f"train/{name}"], rel=2e-3), (
+                one["step"],
+                name,
+            )
+    assert two.report["counts"]["eval/success_rate"][1] == 4
+
+
+def test_the_baseline_sees_the_same_data_and_has_no_trained_space(alone: Finished, folder: Path):
+    bare = launch(folder, "none", "train.steps=2")
+    assert "eval/recall_at_1_u2e" not in bare.report["metrics"]
+    assert "eval/probe_recall_at_1_u2e" in bare.report["metrics"]
+    first, other = alone.losses[0], bare.losses[0]
+    for name in ("observer/loss", "executor/loss"):
+        assert other[f"train/{name}"] == pytest.approx(first[f"train/{name}"], rel=1e-5)
+
+
+def test_encoders_start_identical_in_every_arm():
+    def encoders(recipe: str, *overrides: str) -> dict[str, torch.Tensor]:
+        joint = pipeline.build_joint(load_recipe(RECIPES / recipe, overrides), PROPERTIES)
+        state = joint.state_dict()
+        return {n: t for n, t in state.items() if n.startswith(("observer", "executor"))}
+
+    aligned, bare = encoders("infonce.yaml"), encoders("none.yaml")
+    other = encoders("none.yaml", "seed=1")
+    assert aligned.keys() == bare.keys()
+    for name, tensor in aligned.items():
+        assert torch.equal(tensor, bare[name])
+    assert any(not torch.equal(tensor, other[name]) for name, tensor in bare.items())
+
+
+def test_the_two_recipes_differ_in_the_objective_alone():
+    aligned = load_recipe(RECIPES / "infonce.yaml").resolved()
+    bare = load_recipe(RECIPES / "none.yaml").resolved()
+    assert {key for key in aligned if aligned[key] != bare[key]} == {"name", "objective"}
+
+
+def test_ctrl_c_keeps_what_was_trained_and_exits_130(alone: Finished, folder: Path):
+    command = [sys.executable, "-m", "mirrorlib.run", RECIPES / "infonce.yaml", *SMALL]
+    process = subprocess.Popen(
+        [*command, "name=stopped", "train.steps=4000"],
+        cwd=folder,
+        env=environment(folder),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    log = folder / "runs" / "stopped" / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not (log.exists() and log.read_text().count("\n") >= 2):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert "mirrorlib: interrupted" in errors
+    (checkpoint,) = (folder / "runs" / "stopped" / "checkpoints").iterdir()
+    assert json.loads((checkpoint / "info.json").read_text())["step"] >= 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["batch.instructions=5"], "batch.instructions is 5, but .* has 4 instructions"),
+        (["data.clip_cameras=[ceiling]"], "no camera 'ceiling'"),
+        (["data.step_cameras=[ceiling]"], "no camera 'ceiling'"),
+        (["source.tasks={fly: null}"], "no task `fly`"),
+        (["train.precision=fp16"], "fp16, which needs a GPU"),
+        (["output=/dev/null/runs"], "cannot be created"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_2(folder: Path, overrides: list[str], message: str):
+    done = subprocess.run(
+        [sys.executable, "-m", "mirrorlib.run", RECIPES / "infonce.yaml", *SMALL, *overrides],
+        cwd=folder,
+        env=environment(folder) | {"CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("mirrorlib: ")]
+    assert len(lines) == 1
+    assert re.search(message, lines[0])
+    assert "Traceback" not in done.stderr

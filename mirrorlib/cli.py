@@ -90,14 +90,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     sections = recipe.components
-    used = {section.offer.distribution for section in sections.values()}
-    problems = [
-        f"{distribution}: {check}: {problem}"
-        for distribution, check, problem in installed().diagnose(used)
-        if problem is not None
-    ]
-    if problems:
-        raise UserError("; ".join(problems))
+    installed().require(recipe.distributions)
     components = ", ".join(f"{kind} {section.name}" for kind, section in sections.items())
     size = f"{recipe.batch.instructions} x {recipe.batch.episodes} pairs"
     print(f"ok: {recipe.name}: {components}; {recipe.train.steps} steps of {size}; {recipe.sha}")

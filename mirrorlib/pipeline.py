@@ -45,9 +45,11 @@ def run(recipe: Recipe) -> Report:
 
     Raises UserError for what the user can mend; whatever was recorded or trained is kept.
     """
+    installed().require(recipe.distributions)
     accelerator = start_accelerator(recipe)
     with seeded(recipe.seed, "source"):
         source: Source = build_section("source", recipe.source)
+    check_batch(recipe, source)
     properties = executor_view(recipe, source)
     joint = build_joint(recipe, properties)
     folder = Path(_agree(accelerator, lambda: str(claim_folder(recipe))))
@@ -70,6 +72,7 @@ def run(recipe: Recipe) -> Report:
 
 def record(recipe: Recipe) -> Cache:
     """Records whatever the recipe's data still lacks. Returns the cache."""
+    installed().require(recipe.distributions)
     source: Source = build_section("source", recipe.source)
     cache = open_cache(recipe, source, executor_view(recipe, source))
     cache.record(cache.missing(), _workers(recipe.data.workers))
@@ -94,6 +97,16 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
             f"make it a multiple of {size}"
         )
     return accelerator
+
+
+def check_batch(recipe: Recipe, source: Source) -> None:
+    """Raises UserError where the source cannot fill a batch, before anything is recorded."""
+    variations = {(key.task, key.variation) for key in source.keys("train")}
+    if len(variations) < recipe.batch.instructions:
+        raise UserError(
+            f"batch.instructions is {recipe.batch.instructions}, but the source's training split "
+            f"has {len(variations)} instructions; set it to at most that, or add tasks"
+        )
 
 
 def prepare_data(

@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeVar, get_args
 import pluggy
 
 from mirrorlib import hookspecs
-from mirrorlib.errors import suggestion
+from mirrorlib.errors import UserError, suggestion
 from mirrorlib.hookspecs import API, HOOK_OF_KIND, KINDS, Check, Component, Kind
 
 GROUP = "mirrorlib"
@@ -83,6 +83,17 @@ class Plugins:
                     yield row.distribution, check.name, resolve(check.run)()
                 except (Exception, SystemExit) as error:
                     yield row.distribution, check.name, summary(error)
+
+    def require(self, distributions: Iterable[str]) -> None:
+        """Run the checks of these distributions. Raises UserError where this machine lacks
+        something that one of them needs."""
+        problems = [
+            f"{distribution}: {check}: {problem}"
+            for distribution, check, problem in self.diagnose(distributions)
+            if problem is not None
+        ]
+        if problems:
+            raise UserError("; ".join(problems))
 
     def notify(self, event: str, **arguments: Any) -> None:
         """Call the hook `mirrorlib_<event>` of every plugin, such as `run_started`.

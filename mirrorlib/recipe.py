@@ -195,6 +195,11 @@ class Recipe(_Section):
         found = {kind: attrgetter(dotted(keys))(self) for keys, kind in COMPONENTS.items()}
         return {kind: section for kind, section in found.items() if section is not None}
 
+    @property
+    def distributions(self) -> set[str]:
+        """The distributions whose components are used."""
+        return {section.offer.distribution for section in self.components.values()}
+
     def resolved(self) -> dict[str, Any]:
         """The whole recipe, plain, every default of core and plugins filled in, schema order."""
         return self.model_dump(mode="json")

@@ -33,7 +33,7 @@ def build_optimizer(joint: Joint, recipe: TrainSection) -> torch.optim.Optimizer
             chosen = [p for p in parameters if (p.ndim >= 2) == decayed]
             decay = recipe.weight_decay if decayed else 0.0
             groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
-    return torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, 0.98))
+    return torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, 0.98), fused=True)
 
 
 def learning_rate_scale(step: int, warmup: int, steps: int) -> float:

@@ -10,10 +10,10 @@ DISTRIBUTIONS := $(wildcard plugins/*)
 setup: .venv/.ready
 
 .venv/.ready: pyproject.toml $(DISTRIBUTIONS:=/pyproject.toml)
-	@ldconfig -p 2>/dev/null | grep -q libEGL.so.1 \
+	@$(PYTHON) -c 'import ctypes; [ctypes.CDLL(n) for n in ("libEGL.so.1", "libGL.so.1")]' 2>/dev/null \
 	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	       && apt-get update -qq && apt-get install -y -qq libegl1 libgl1; } \
-	  || echo "libEGL is missing: sudo apt-get install -y libegl1 libgl1"
+	  || echo "libEGL or libGL is missing: sudo apt-get install -y libegl1 libgl1"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]' $(DISTRIBUTIONS:%=-e %)
 	@touch $@
@@ -22,7 +22,7 @@ demo: setup
 	$(BIN)/python -m mirrorlib.run recipes/infonce.yaml
 
 test: setup
-	$(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 MLFLOW_DISABLE_TELEMETRY=true $(BIN)/pytest -n 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff check .

@@ -67,8 +67,7 @@ def main() -> None:
     if cache.missing(["train"]):
         raise UserError(f"record the demonstrations first: mirrorlib record {options.recipe}")
     accelerator = Accelerator(cpu=True)
-    data = pipeline.Data(cache, source.properties)
-    batches = pipeline.planned_batches(recipe, data, accelerator)
+    batches = pipeline.planned_batches(recipe, cache, accelerator)
     held = [batches[i] for i in range(len(batches))]
     joint = pipeline.build_joint(recipe, source.properties)
     warm = replace_plans(batches, 2)

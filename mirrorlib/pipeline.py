@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 
 from mirrorlib.data.batches import PlannedBatches, label_episodes
 from mirrorlib.data.cache import SPLITS, Cache, default_folder
@@ -23,21 +27,18 @@ from mirrorlib.hookspecs import RunInfo
 from mirrorlib.interfaces import DataProperties, Source
 from mirrorlib.monitor import Monitor
 from mirrorlib.plugins import installed
+from mirrorlib.processes import own_cores
 from mirrorlib.randomness import seeded
 from mirrorlib.recipe import Recipe, dump_recipe
 from mirrorlib.registry import build_section
 from mirrorlib.reporting.report import Report
 from mirrorlib.tracking import Tracker, git_sha, track
-from mirrorlib.training.joint import Joint, Weights, unwrap
+from mirrorlib.training.checkpoint import last_checkpoint
+from mirrorlib.training.joint import Joint, Weights
 from mirrorlib.training.loop import train
 
-
-@dataclass(frozen=True)
-class Data:
-    """Where a recipe's episodes lie, and what encoders must know of them."""
-
-    cache: Cache
-    properties: DataProperties
+PATIENCE = timedelta(hours=12)
+"""How long processes wait for one that still records or evaluates."""
 
 
 def run(recipe: Recipe) -> Report:
@@ -49,7 +50,7 @@ def run(recipe: Recipe) -> Report:
     accelerator = start_accelerator(recipe)
     with seeded(recipe.seed, "source"):
         source: Source = build_section("source", recipe.source)
-    check_batch(recipe, source)
+    check_data(recipe, source)
     properties = executor_view(recipe, source)
     joint = build_joint(recipe, properties)
     folder = Path(_agree(accelerator, lambda: str(claim_folder(recipe))))
@@ -58,15 +59,18 @@ def run(recipe: Recipe) -> Report:
     info = RunInfo(folder.name, str(folder), recipe.resolved())
     with _announced(info, accelerator.is_main_process), track(tracker) as log:
         with monitor.phase("record"):
-            data = prepare_data(recipe, source, properties, accelerator)
-        with monitor.phase("train"):
-            batches = planned_batches(recipe, data, accelerator)
+            cache = prepare_cache(recipe, source, properties, accelerator)
+        with monitor.phase("train"), seeded(recipe.seed, "train", accelerator.process_index):
+            batches = planned_batches(recipe, cache, accelerator)
             train(accelerator, joint, batches, recipe.train, folder / "checkpoints", log)
         with monitor.phase("evaluate"):
             report = Report(folder.name, folder)
-            evaluate(accelerator, unwrap(joint), recipe, data.cache, data.properties, report)
-        _conclude(report, recipe, data, batches, monitor, tracker, info, accelerator)
-        log(report.metrics, recipe.train.steps)
+            evaluate(accelerator, joint, recipe, cache, properties, report)
+        report.phases = monitor.phases
+        if tracker is not None:
+            add_facts(report, cache, batches)
+            log(report.metrics, recipe.train.steps)
+            _publish(report, recipe, tracker, info)
     return report
 
 
@@ -74,6 +78,7 @@ def record(recipe: Recipe) -> Cache:
     """Records whatever the recipe's data still lacks. Returns the cache."""
     installed().require(recipe.distributions)
     source: Source = build_section("source", recipe.source)
+    check_data(recipe, source)
     cache = open_cache(recipe, source, executor_view(recipe, source))
     cache.record(cache.missing(), _workers(recipe.data.workers))
     for split in SPLITS:
@@ -89,7 +94,8 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
     asked = precision or os.environ.get("ACCELERATE_MIXED_PRECISION")
     if asked == "fp16" and not torch.cuda.is_available():
         raise UserError("train.precision is fp16, which needs a GPU; use no or bf16 here")
-    accelerator = Accelerator(mixed_precision=precision)
+    patience = InitProcessGroupKwargs(timeout=PATIENCE)
+    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[patience])
     size, rows = accelerator.num_processes, recipe.batch.instructions
     if rows % size:
         raise UserError(
@@ -99,8 +105,18 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
     return accelerator
 
 
-def check_batch(recipe: Recipe, source: Source) -> None:
-    """Raises UserError where the source cannot fill a batch, before anything is recorded."""
+def check_data(recipe: Recipe, source: Source) -> None:
+    """Raises UserError, before anything is recorded, where the source cannot give what the recipe
+    needs of it."""
+    split = recipe.evaluation.split
+    if not source.keys(split):
+        raise UserError(f"evaluation.split is {split}, but the source has no {split} episodes")
+    for camera in recipe.data.clip_cameras:
+        if camera not in source.properties.cameras:
+            raise UserError(
+                f"data.clip_cameras: the source has no camera {camera!r}; "
+                f"it has {', '.join(source.properties.cameras)}"
+            )
     variations = {(key.task, key.variation) for key in source.keys("train")}
     if len(variations) < recipe.batch.instructions:
         raise UserError(
@@ -109,9 +125,9 @@ def check_batch(recipe: Recipe, source: Source) -> None:
         )
 
 
-def prepare_data(
+def prepare_cache(
     recipe: Recipe, source: Source, properties: DataProperties, accelerator: Accelerator
-) -> Data:
+) -> Cache:
     """Records what the cache lacks, every process its share, and waits for the others."""
     cache = open_cache(recipe, source, properties)
     missing = _agree(accelerator, cache.missing)
@@ -123,7 +139,7 @@ def prepare_data(
             raise UserError(
                 f"the source has no {split} episodes that succeeded; give source.{split} more"
             )
-    return Data(cache, properties)
+    return cache
 
 
 def open_cache(recipe: Recipe, source: Source, properties: DataProperties) -> Cache:
@@ -133,9 +149,9 @@ def open_cache(recipe: Recipe, source: Source, properties: DataProperties) -> Ca
     return Cache(root, recipe.source.name, source, layout)
 
 
-def planned_batches(recipe: Recipe, data: Data, accelerator: Accelerator) -> PlannedBatches:
+def planned_batches(recipe: Recipe, cache: Cache, accelerator: Accelerator) -> PlannedBatches:
     """This process's rows of every batch of the run."""
-    episodes = data.cache.episodes("train")
+    episodes = cache.episodes("train")
     plans = plan_batches(
         label_episodes(episodes),
         instructions=recipe.batch.instructions,
@@ -181,18 +197,19 @@ def _projector(recipe: Recipe, side: str, input_dim: int) -> Any:
 def claim_folder(recipe: Recipe) -> Path:
     """`runs/<name>`, or the first of `<name>-2`, `<name>-3`, ... that is free: runs are kept."""
     base = Path(recipe.output)
-    number = 1
-    while True:
-        folder = base / (recipe.name if number == 1 else f"{recipe.name}-{number}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-            continue
-        except OSError as error:
-            raise UserError(f"{folder}: cannot be created ({error}); set output=") from error
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            folder = base / (recipe.name if number == 1 else f"{recipe.name}-{number}")
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                break
         (folder / "recipe.yaml").write_text(dump_recipe(recipe))
-        return folder
+    except OSError as error:
+        raise UserError(
+            f"{base}: runs cannot be kept there ({error.strerror}); set output"
+        ) from error
+    return folder
 
 
 def _tracker(recipe: Recipe, folder: Path) -> Tracker:
@@ -237,40 +254,34 @@ def _announced(info: RunInfo, main: bool) -> Iterator[None]:
         installed().notify("run_finished", run=info, status=status)
 
 
-def _conclude(
-    report: Report,
-    recipe: Recipe,
-    data: Data,
-    batches: PlannedBatches,
-    monitor: Monitor,
-    tracker: Tracker | None,
-    info: RunInfo,
-    accelerator: Accelerator,
-) -> None:
-    """Writes the report, hands everything to the tracker, and prints the table."""
-    if not accelerator.is_main_process:
-        return
-    report.phases = dict(monitor.phases)
-    for name, phase in monitor.phases.items():
+def add_facts(report: Report, cache: Cache, batches: PlannedBatches) -> None:
+    """What the run cost, and what else a reader of its numbers must know."""
+    for name, phase in report.phases.items():
         report.metrics[f"cost/{name}_seconds"] = phase.seconds
         report.metrics[f"cost/{name}_peak_bytes"] = float(phase.memory)
+    failed = sum(cache.failures(split) for split in SPLITS)
     dropped = sum(int((~plan.aligned).sum()) for plan in batches.plans)
-    failed = sum(data.cache.failures(split) for split in SPLITS)
-    report.facts |= {
-        "demonstrations": f"{data.cache.folder} ({failed} failed and were dropped)",
-        "unpaired rows": f"{dropped} of {sum(len(plan.clips) for plan in batches.plans)}",
+    rows = sum(len(plan.clips) for plan in batches.plans)
+    report.facts = {
+        "demonstrations": f"{cache.folder} ({failed} failed and were dropped)",
+        "rows without a partner": f"{dropped} of {rows}",
         "report": str(report.folder / "report.json"),
     }
-    if tracker is not None:
-        for folder in ("figures", "videos", "checkpoints"):
-            if (report.folder / folder).is_dir():
-                tracker.artifact(report.folder / folder, folder)
-        tracker.flush()
-        shown = tracker.run_id or "not reached"
-        report.facts["MLflow run"] = f"{shown} in experiment {recipe.tracking.experiment!r}"
-        tracker.artifact(report.write())
+
+
+def _publish(report: Report, recipe: Recipe, tracker: Tracker, info: RunInfo) -> None:
+    """Writes the report, hands everything to the tracker, and prints the table."""
+    for folder in ("figures", "videos"):
+        if (report.folder / folder).is_dir():
+            tracker.artifact(report.folder / folder, folder)
+    if checkpoint := last_checkpoint(report.folder / "checkpoints"):
+        tracker.artifact(checkpoint, f"checkpoints/{checkpoint.name}")
+    tracker.flush()
+    run = tracker.run_id or "not reached"
+    report.facts["MLflow run"] = f"{run} in experiment {recipe.tracking.experiment!r}"
+    tracker.artifact(report.write())
     print(f"\n{report.table()}\nsee all runs: mirrorlib ui", flush=True)
-    installed().notify("evaluated", run=info, report=report.metrics)
+    installed().notify("evaluated", run=info, report=MappingProxyType(dict(report.metrics)))
 
 
 def _agree(accelerator: Accelerator, decide: Any) -> Any:
@@ -294,4 +305,4 @@ def executor_view(recipe: Recipe, source: Source) -> DataProperties:
 
 
 def _workers(asked: int | None) -> int:
-    return asked or os.cpu_count() or 1
+    return asked or own_cores()

@@ -67,7 +67,7 @@ class DataSection(_Section):
         "~/.cache/mirrorlib.",
     )
     workers: Count | None = Field(
-        None, description="Processes that record and read; null: as many as there are CPU cores."
+        None, description="Processes that record; null: as many as there are CPU cores."
     )
     clip_frames: Count = Field(8, description="Frames of the clip that the observer sees.")
     clip_cameras: Names = Field(
@@ -130,7 +130,7 @@ class EvaluationSection(_Section):
     rollouts: Count = Field(10, description="Scenes rolled out for each instruction.")
     max_actions: Count = Field(25, description="Keyframe actions after which a rollout fails.")
     workers: Count | None = Field(
-        None, description="Processes that simulate; null: as many as there are CPU cores."
+        None, description="Processes that simulate; null: two a CPU core."
     )
     templates: Names = Field(
         ("{}",), description="Texts around an instruction whose cosines are averaged."
@@ -138,7 +138,9 @@ class EvaluationSection(_Section):
     probe_steps: Count = Field(
         600, description="Steps of the fresh linear probes that compare representations."
     )
-    videos: bool = Field(True, description="Keep one rollout video of each task.")
+    video_camera: str | None = Field(
+        "front", description="Camera of one rollout video of each task; null: no videos."
+    )
 
     @field_validator("templates")
     @classmethod

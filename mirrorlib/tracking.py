@@ -31,6 +31,8 @@ BATCH = 900
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
 
+REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
+
 Operation = Callable[[Any, str], None]
 
 
@@ -85,14 +87,13 @@ class Tracker:
             if self.run_id is None:
                 self._connect()
             while self._queue:
-                self._queue[0](self._client, self.run_id or "")
+                self._send(self._queue[0])
                 self._queue.popleft()
         except Exception as error:  # whatever MLflow or its store raises must not stop a run
             if not self._next_try:
-                reason = str(error).splitlines()[0][:200]
                 print(
-                    f"mirrorlib: MLflow cannot be reached ({reason}); the run goes on, metrics "
-                    f"wait in {self.folder / 'metrics.jsonl'}",
+                    f"mirrorlib: MLflow cannot be reached ({_first_line(error)}); the run "
+                    f"goes on, metrics wait in {self.folder / 'metrics.jsonl'}",
                     file=sys.stderr,
                 )
             self._next_try = time.monotonic() + RETRY_SECONDS
@@ -106,6 +107,19 @@ class Tracker:
         sent = self.flush()
         self._file.close()
         return sent
+
+    def _send(self, operation: Operation) -> None:
+        """What MLflow will never take (a name it does not allow, a file it cannot keep) is told
+        and dropped; whatever may go through later is raised."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            operation(self._client, self.run_id or "")
+        except (MlflowException, OSError) as error:
+            refused = isinstance(error, OSError) or error.error_code in REFUSALS
+            if not refused:
+                raise
+            print(f"mirrorlib: MLflow refused something: {_first_line(error)}", file=sys.stderr)
 
     def _connect(self) -> None:
         from mlflow import MlflowClient
@@ -170,34 +184,50 @@ def experiment_id(client: Any, name: str) -> str:
 def serve_ui(port: int, experiment: str = "mirrorlib") -> None:
     """Serves MLflow's UI until Ctrl-C, and prints the link at which runs are compared."""
     import mlflow
+    from mlflow.exceptions import MlflowException
 
     uri = mlflow.get_tracking_uri()
     remote = uri.startswith(("http://", "https://"))
     base = uri.rstrip("/") if remote else f"http://127.0.0.1:{port}"
-    if not remote:
+    try:
         prepare_store()
-    number = experiment_id(mlflow.MlflowClient(), experiment)
+        number = experiment_id(mlflow.MlflowClient(), experiment)
+    except (MlflowException, OSError) as error:
+        raise UserError(
+            f"{uri}: cannot be opened ({_first_line(error)}); check MLFLOW_TRACKING_URI"
+        ) from error
     print(f"compare runs at {base}/#/experiments/{number}/runs?workflowType=machine_learning")
     if remote:
         return
     command = [sys.executable, "-m", "mlflow", "ui", "--port", str(port)]
-    result = subprocess.run([*command, "--backend-store-uri", uri], check=False)
-    if result.returncode:
+    server = subprocess.Popen([*command, "--backend-store-uri", uri])
+    try:
+        status = server.wait()
+    except KeyboardInterrupt:  # the way to leave
+        server.wait()
+        return
+    if status:
         raise UserError(f"the MLflow server ended; is port {port} in use? choose another: --port")
 
 
 def git_sha() -> str | None:
     """The commit of the checkout this code runs from, None outside one."""
+    package = Path(__file__).resolve().parent
     try:
         result = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            ["git", "-C", str(package.parent), "rev-parse", "--show-toplevel", "HEAD"],
             capture_output=True,
             text=True,
             check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return result.stdout.strip()
+    top, sha = result.stdout.split("\n")[:2]
+    return sha if Path(top) == package.parent else None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -37,13 +37,18 @@ def test_a_stored_episode_gives_back_observations_and_the_actions_they_led_to(tm
         np.testing.assert_allclose(step["action"][:7], original.gripper_pose[after], rtol=1e-6)
         assert step["action"][7] == original.gripper_open[after]
         assert step["action"][8] == 1.0
-    np.testing.assert_array_equal(stored.clip("front"), original.rgb["front"])
+    np.testing.assert_array_equal(all_frames(stored), original.rgb["front"])
+
+
+def all_frames(stored: StoredEpisode) -> np.ndarray:
+    """(T, H, W, 3)"""
+    return stored.clip("front", range(stored.kept)).transpose(0, 2, 3, 1)
 
 
 def test_long_clips_are_thinned_evenly(tmp_path: Path):
     original = episode(KEY, frames=100)
     write_episode(tmp_path / "e.safetensors", original, LAYOUT)
-    kept = StoredEpisode(tmp_path / "e.safetensors").clip("front")
+    kept = all_frames(StoredEpisode(tmp_path / "e.safetensors"))
     rows = np.linspace(0, 99, 16).round().astype(int)
     np.testing.assert_array_equal(kept, original.rgb["front"][rows])
 
@@ -71,7 +76,7 @@ def test_recording_is_parallel_counts_failures_and_never_records_twice(tmp_path:
     assert len(cache.episodes("train")) == 4
     assert {key.split for key in cache.missing()} == {"val", "test"}
     original = episode(EpisodeKey("train", "lift", 0, 0))
-    np.testing.assert_array_equal(cache.episodes("train")[0].clip("front"), original.rgb["front"])
+    np.testing.assert_array_equal(all_frames(cache.episodes("train")[0]), original.rgb["front"])
 
 
 def test_the_cache_is_keyed_by_source_and_layout(tmp_path: Path):
@@ -110,6 +115,21 @@ def test_a_batch_holds_what_its_plan_says(batches: PlannedBatches):
     assert (torch.from_numpy(plan.clips) == batch.labels[:, 0]).all()
 
 
+def test_every_pairing_reads_the_same_clips_and_steps(batches: PlannedBatches):
+    def rows(pairing: str) -> tuple[list[bytes], list[tuple]]:
+        plans = plan_batches(
+            batches.labels, instructions=4, episodes=2, steps=3, pairing=pairing, seed=0
+        )
+        batch = PlannedBatches(batches.episodes, plans, clip_frames=4)[2]
+        steps = zip(batch.steps.action.tolist(), batch.steps.text, batch.steps.seed, strict=True)
+        clips = [frames.numpy().tobytes() for frames in batch.clips.frames]
+        return clips, sorted((*action, text, int(seed)) for action, text, seed in steps)
+
+    first = rows("episode")
+    assert rows("instruction") == first
+    assert rows("task") == first
+
+
 def test_two_processes_read_the_rows_of_one(batches: PlannedBatches):
     halves = [PlannedBatches(batches.episodes, batches.plans, 4, rank, 2)[1] for rank in range(2)]
     whole = batches[1]
@@ -126,6 +146,6 @@ def test_loading_may_start_anywhere_and_reads_ahead(batches: PlannedBatches):
 
 def test_a_middle_clip_takes_segment_middles(batches: PlannedBatches):
     _, camera, frames, wording = middle_clip(batches.episodes[0], 4, "front")
-    kept = batches.episodes[0].clip("front")
+    kept = all_frames(batches.episodes[0])
     assert (camera, wording) == ("front", "lift number 0")
-    np.testing.assert_array_equal(frames, kept[[1, 4, 7, 10]])
+    np.testing.assert_array_equal(frames.transpose(0, 2, 3, 1), kept[[1, 4, 7, 10]])

@@ -208,7 +208,9 @@ def test_ctrl_c_keeps_what_was_trained_and_exits_130(alone: Finished, folder: Pa
         (["data.step_cameras=[ceiling]"], "no camera 'ceiling'"),
         (["source.tasks={fly: null}"], "no task `fly`"),
         (["train.precision=fp16"], "fp16, which needs a GPU"),
-        (["output=/dev/null/runs"], "cannot be created"),
+        (["output=/dev/null/runs"], "runs cannot be kept there"),
+        (["data.cache=/dev/null/cache"], "demonstrations cannot be kept there"),
+        (["evaluation.split=val"], "the source has no val episodes"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_2(folder: Path, overrides: list[str], message: str):

@@ -62,21 +62,19 @@ class Reader(FakeObserver):
 def test_recognition_is_the_best_mean_cosine_over_templates(stored: list[StoredEpisode]):
     instructions = {"lift number 0": "lift", "lift number 1": "lift", "push number 0": "push"}
     instructions["push number 1"] = "push"
-    texts = {
-        "lift number 0": [1, 0, 0, 0],
-        "lift number 1": [0, 1, 0, 0],
-        "push number 0": [0, 0, 1, 0],
-        "push number 1": [0, 0, 0, 1],
-    }
+    plain = dict(zip(sorted(instructions), torch.eye(4).tolist(), strict=True))
+    # The second template says the same of all but one, whose text it turns upside down.
+    texts = plain | {f"watch: {name}": row for name, row in plain.items()}
+    texts["watch: push number 1"] = [0, 0, 0, -1]
     videos = [[0.0] * 4 for _ in stored]
-    for row, best in enumerate([0, 0, 1, 2, 2, 0, 3, 2]):
+    for row, best in enumerate([0, 0, 1, 2, 2, 0, 3, 3]):
         videos[row][best] = 3.0
-    videos[3][0], videos[5][3], videos[7][3] = 1.0, 1.0, 2.0
+    videos[3][0], videos[5][3], videos[5][2], videos[7][2] = 1.0, 1.0, 0.5, 1.0
     result = recognise(
         Reader(videos, texts),
         stored,
         instructions,
-        templates=["{}"],
+        templates=["{}", "watch: {}"],
         clip_frames=4,
         camera="front",
         device=torch.device("cpu"),
@@ -84,11 +82,12 @@ def test_recognition_is_the_best_mean_cosine_over_templates(stored: list[StoredE
     )
     assert result.instructions == sorted(instructions)
     assert result.truth.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert result.predicted.tolist() == [0, 0, 1, 2, 2, 0, 3, 2]
-    assert result.accuracy == 5 / 8
-    assert result.within_task.tolist() == [0, 0, 1, 0, 2, 3, 3, 2]
+    assert result.predicted.tolist()[:6] == [0, 0, 1, 2, 2, 0]
+    assert result.predicted[7] == 2  # 3 in the first template, halved to 0 by the second
+    assert result.within_task.tolist()[:6] == [0, 0, 1, 0, 2, 2]
+    assert result.accuracy == 4 / 8
     assert result.accuracy_within_task == 5 / 8
-    assert result.chance == 0.25
+    assert (result.chance, result.chance_within_task) == (0.25, 0.5)
     confusion = result.confusion()
     assert confusion.sum() == 8
     assert confusion[1, 2] == confusion[2, 0] == confusion[3, 2] == 1
@@ -104,11 +103,16 @@ def act_in(scenes: list[Scene], **settings) -> list[Rollout]:
 
 def test_rollouts_end_at_success_and_count_what_went_wrong():
     scenes = [Scene("lift", v, "test", i) for v in (1, 0) for i in range(3)]
-    results = act_in(scenes, workers=4)
+    results = act_in(scenes, workers=4, film={scenes[0]})
     assert [r.scene for r in results] == sorted(scenes)
     assert all(r.success and r.actions == 2 and r.errors == 1 for r in results)
     assert {r.instruction for r in results} == {"lift number 0", "lift number 1"}
-    assert results[0].frames.shape == (4, 8, 8, 3)
+    assert all(len(r.frames) == (4 if r.scene == scenes[0] else 0) for r in results)
+
+
+def test_a_camera_that_the_simulator_lacks_is_named():
+    with pytest.raises(UserError, match=r"the simulator shows front, wrist, .* trained with above"):
+        act_in([Scene("lift", 0, "test", 0)], cameras=("front", "above"))
 
 
 def test_rollouts_give_up_after_max_actions():

@@ -27,24 +27,30 @@ def test_every_pairing_is_a_derangement_of_one_and_the_same_batch(
     problem: tuple[list[int], int, int], pairing: Pairing, data: st.DataObject
 ):
     sizes, per_task, seed = problem
-    if max(sizes) < 2:
-        sizes[0] = 2
+    sizes = [max(size, 2) for size in sizes[:1]] + sizes[1:]
     labels = make_labels(sizes, per_task)
-    count = data.draw(st.integers(1, len(sizes)))
+    count = len(sizes) if min(sizes) < 2 else data.draw(st.integers(1, len(sizes)))
     arguments = {"instructions": count, "episodes": 2, "steps": 4, "seed": seed}
     plans = plan_batches(labels, pairing=pairing, **arguments)
     identity = plan_batches(labels, pairing="episode", **arguments)
     column = LEVELS.index(pairing)
     for plan, same in zip(plans, identity, strict=True):
         np.testing.assert_array_equal(plan.clips, same.clips)
-        np.testing.assert_array_equal(plan.seeds, same.seeds)
+        np.testing.assert_array_equal(plan.clip_seeds, same.clip_seeds)
+        carried = dict(zip(plan.step_seeds, plan.steps, strict=True))
+        assert carried == dict(zip(same.step_seeds, same.steps, strict=True))
         np.testing.assert_array_equal(np.sort(plan.steps), np.sort(plan.clips))
         assert len(np.unique(labels[plan.clips, 1])) == count
         np.testing.assert_array_equal(labels[plan.steps, column], labels[plan.clips, column])
         if pairing == "episode":
             np.testing.assert_array_equal(plan.steps, plan.clips)
-        else:
-            assert (plan.steps[plan.aligned] != plan.clips[plan.aligned]).all()
+            assert plan.aligned.all()
+            continue
+        assert (plan.steps[plan.aligned] != plan.clips[plan.aligned]).all()
+        groups = labels[plan.clips, column]
+        for group in np.unique(groups):
+            distinct = len(np.unique(plan.clips[groups == group]))
+            assert plan.aligned[groups == group].sum() == (distinct if distinct > 1 else 0)
 
 
 def test_a_lone_episode_is_dropped_from_alignment_alone():

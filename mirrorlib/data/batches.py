@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mirrorlib.data.pairing import BatchPlan
-from mirrorlib.data.store import StoredEpisode
+from mirrorlib.data.store import StoredEpisode, clean_depth
+from mirrorlib.errors import UserError
 from mirrorlib.interfaces import Clips, Observation, Observations, Steps
 
 
@@ -72,19 +73,17 @@ class PlannedBatches(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         plan = self.plans[index].part(self.rank, self.size)
-        draws = [np.random.default_rng(int(seed)) for seed in plan.seeds]
         clips = [
-            _random_clip(self.episodes[e], self.clip_frames, rng)
-            for e, rng in zip(plan.clips, draws, strict=True)
+            _random_clip(self.episodes[e], self.clip_frames, np.random.default_rng(seed))
+            for e, seed in zip(plan.clips, plan.clip_seeds, strict=True)
         ]
         steps = [
-            (episode := self.episodes[e], int(rng.integers(episode.steps)), _wording(episode, rng))
-            for e, rng in zip(plan.steps, draws, strict=True)
+            _random_step(self.episodes[e], np.random.default_rng(seed))
+            for e, seed in zip(plan.steps, plan.step_seeds, strict=True)
         ]
-        seeds = torch.from_numpy(plan.seeds.copy())
         return Batch(
-            collate_clips(clips, seeds),
-            collate_steps(steps, seeds),
+            collate_clips(clips, torch.from_numpy(plan.clip_seeds.copy())),
+            collate_steps(steps, torch.from_numpy(plan.step_seeds.copy())),
             torch.from_numpy(self.labels[plan.clips]),
             torch.from_numpy(plan.aligned.copy()),
         )
@@ -102,23 +101,27 @@ def load(batches: PlannedBatches, start: int, workers: int) -> Iterator[Batch]:
 
 
 Clip = tuple[StoredEpisode, str, NDArray[np.uint8], str]
-"""Episode, camera, frames (T, H, W, 3) and wording."""
+"""Episode, camera, frames (T, 3, H, W) and wording."""
+Step = tuple[StoredEpisode, int, str]
+"""Episode, index of its keyframe, and wording."""
 
 
 def _random_clip(episode: StoredEpisode, frames: int, rng: np.random.Generator) -> Clip:
     """One frame drawn from each of T equal segments of the episode."""
     camera = episode.clip_cameras[rng.integers(len(episode.clip_cameras))]
-    kept = episode.clip(camera)
-    edges = np.linspace(0, len(kept), frames + 1)
+    edges = np.linspace(0, episode.kept, frames + 1)
     rows = (edges[:-1] + rng.random(frames) * (edges[1:] - edges[:-1])).astype(int)
-    return episode, camera, kept[rows], _wording(episode, rng)
+    return episode, camera, episode.clip(camera, rows), _wording(episode, rng)
 
 
 def middle_clip(episode: StoredEpisode, frames: int, camera: str) -> Clip:
     """Frames at the middles of T equal segments, with the instruction's canonical wording."""
-    kept = episode.clip(camera)
-    rows = ((np.arange(frames) + 0.5) * len(kept) / frames).astype(int)
-    return episode, camera, kept[rows], episode.descriptions[0]
+    rows = ((np.arange(frames) + 0.5) * episode.kept / frames).astype(int)
+    return episode, camera, episode.clip(camera, rows), episode.descriptions[0]
+
+
+def _random_step(episode: StoredEpisode, rng: np.random.Generator) -> Step:
+    return episode, int(rng.integers(episode.steps)), _wording(episode, rng)
 
 
 def _wording(episode: StoredEpisode, rng: np.random.Generator) -> str:
@@ -129,7 +132,7 @@ def collate_clips(clips: Sequence[Clip], seeds: Tensor) -> Clips:
     """Stacks B clips."""
     frames = np.stack([frames for _, _, frames, _ in clips])
     return Clips(
-        frames=torch.from_numpy(frames).permute(0, 1, 4, 2, 3).contiguous(),
+        frames=torch.from_numpy(frames),
         camera=[camera for _, camera, _, _ in clips],
         instruction=[episode.instruction for episode, _, _, _ in clips],
         text=[text for _, _, _, text in clips],
@@ -137,8 +140,8 @@ def collate_clips(clips: Sequence[Clip], seeds: Tensor) -> Clips:
     )
 
 
-def collate_steps(steps: Sequence[tuple[StoredEpisode, int, str]], seeds: Tensor) -> Steps:
-    """Stacks B steps, each an episode, the index of its keyframe, and a wording."""
+def collate_steps(steps: Sequence[Step], seeds: Tensor) -> Steps:
+    """Stacks B steps."""
     rows = [episode.step(index) for episode, index, _ in steps]
     tensors = {name: torch.from_numpy(np.stack([r[name] for r in rows])) for name in rows[0]}
     return Steps(
@@ -152,7 +155,14 @@ def collate_steps(steps: Sequence[tuple[StoredEpisode, int, str]], seeds: Tensor
 def collate_observations(
     observations: Sequence[Observation], cameras: Sequence[str]
 ) -> Observations:
-    """Stacks what B simulators show, in the order of `cameras`."""
+    """Stacks what B simulators show, in the order of `cameras`. Raises UserError where one does
+    not show a camera."""
+    for camera in cameras:
+        if any(camera not in o.rgb for o in observations):
+            raise UserError(
+                f"the simulator shows {', '.join(observations[0].rgb)}, but the executor was "
+                f"trained with {camera}: give evaluation.simulator the same cameras"
+            )
 
     def stack(name: str) -> NDArray[Any]:
         return np.stack([[getattr(o, name)[c] for c in cameras] for o in observations])
@@ -160,7 +170,7 @@ def collate_observations(
     rgb = torch.from_numpy(stack("rgb")).permute(0, 1, 4, 2, 3).contiguous()
     return Observations(
         rgb=rgb,
-        depth=torch.from_numpy(stack("depth").astype(np.float32)),
+        depth=torch.from_numpy(clean_depth(stack("depth"))),
         intrinsics=torch.from_numpy(stack("intrinsics").astype(np.float32)),
         extrinsics=torch.from_numpy(stack("extrinsics").astype(np.float32)),
         proprioception=torch.from_numpy(

@@ -10,7 +10,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import signal
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -23,6 +22,7 @@ from tqdm import tqdm
 from mirrorlib.data.store import FORMAT, Layout, StoredEpisode, write_episode
 from mirrorlib.errors import DemonstrationFailed, UserError
 from mirrorlib.interfaces import EpisodeKey, Source, Split
+from mirrorlib.processes import deaf_to_ctrl_c
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -71,6 +71,17 @@ class Cache:
         paths = (self.path(key) for key in self.source.keys(split))
         return [StoredEpisode(path) for path in paths if path.exists()]
 
+    def prepare(self) -> None:
+        """Makes the folder. Raises UserError where it cannot be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "cache.json").write_text(self._description)
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: demonstrations cannot be kept there ({error.strerror}); set "
+                "data.cache or MIRRORLIB_CACHE"
+            ) from error
+
     def record(self, keys: Sequence[EpisodeKey], workers: int, progress: bool = True) -> None:
         """Record `keys` with `workers` spawned processes.
 
@@ -78,8 +89,7 @@ class Cache:
         """
         if not keys:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "cache.json").write_text(self._description)
+        self.prepare()
         jobs = [(key, self.path(key)) for key in keys]
         pool = ProcessPoolExecutor(
             min(workers, len(jobs)),
@@ -91,7 +101,8 @@ class Cache:
         futures: list[Future[bool]] = []
         try:
             with bar:
-                futures = [pool.submit(_record, *job) for job in jobs]
+                with deaf_to_ctrl_c():
+                    futures = [pool.submit(_record, *job) for job in jobs]
                 failed = 0
                 for future in as_completed(futures):
                     failed += not future.result()
@@ -113,13 +124,14 @@ _worker: dict[str, Any] = {}
 
 
 def _start_worker(source: Source, layout: Layout) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _worker.update(source=source, layout=layout)
 
 
 def _record(key: EpisodeKey, path: Path) -> bool:
     try:
         episode = _worker["source"].episode(key)
+        if not episode.success:
+            raise DemonstrationFailed(f"{key}: the episode says it did not succeed")
     except DemonstrationFailed as failure:
         marker = _failure(path)
         marker.parent.mkdir(parents=True, exist_ok=True)

@@ -27,18 +27,26 @@ class BatchPlan:
     """One batch of B rows, as indices into the episodes.
 
     clips, steps: (B,) whose clip and whose step stand in each row. aligned: (B,) bool, False
-    where no other episode could be paired. seeds: (B,) int64, one for each row.
+    where no other episode could be paired. clip_seeds, step_seeds: (B,) int64, which go with the
+    clip and the step wherever pairing puts them.
     """
 
     clips: NDArray[np.int64]
     steps: NDArray[np.int64]
     aligned: NDArray[np.bool_]
-    seeds: NDArray[np.int64]
+    clip_seeds: NDArray[np.int64]
+    step_seeds: NDArray[np.int64]
 
     def part(self, rank: int, size: int) -> BatchPlan:
         """The rows of one process of `size`."""
         rows = slice(rank * len(self.clips) // size, (rank + 1) * len(self.clips) // size)
-        return BatchPlan(self.clips[rows], self.steps[rows], self.aligned[rows], self.seeds[rows])
+        return BatchPlan(
+            self.clips[rows],
+            self.steps[rows],
+            self.aligned[rows],
+            self.clip_seeds[rows],
+            self.step_seeds[rows],
+        )
 
 
 def plan_batches(
@@ -81,8 +89,14 @@ def plan_batches(
         ]
         clips = np.array(chosen, dtype=np.int64)
         order, aligned = pair(labels[clips], pairing, rng)
-        seeds = rng.integers(0, 2**62, len(clips), dtype=np.int64)
-        plans.append(BatchPlan(clips, clips[order], aligned, seeds))
+        if not aligned.any():
+            raise UserError(
+                f"a batch of {instructions} instructions would hold no pair: too few of the "
+                "training split's instructions have two episodes; record more, or raise "
+                "batch.instructions"
+            )
+        clip_seeds, step_seeds = rng.integers(0, 2**62, (2, len(clips)), dtype=np.int64)
+        plans.append(BatchPlan(clips, clips[order], aligned, clip_seeds, step_seeds[order]))
     return plans
 
 
@@ -102,10 +116,11 @@ def pair(
     groups = labels[:, LEVELS.index(pairing)]
     for group in np.unique(groups):
         rows = np.flatnonzero(groups == group)
-        if len(rows) < 2 or len(np.unique(labels[rows, 0])) < len(rows):
-            aligned[rows] = False
-            continue
-        cycle = rows[np.argsort(ranks[rows])]
+        distinct = rows[np.unique(labels[rows, 0], return_index=True)[1]]
+        if len(distinct) < 2:
+            distinct = distinct[:0]
+        aligned[np.setdiff1d(rows, distinct)] = False
+        cycle = distinct[np.argsort(ranks[distinct])]
         order[cycle] = np.roll(cycle, 1)
     return order, aligned
 

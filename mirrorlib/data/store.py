@@ -1,15 +1,15 @@
 """Episodes on disk, as training reads them: one safetensors file an episode.
 
 A file keeps what a batch may ask for and no more: the observation before every keyframe, the
-action it led to, and evenly spaced frames of the clip cameras. Arrays are memory-mapped, so a
-batch reads only its own rows.
+action it led to, and evenly spaced frames of the clip cameras. Files are memory-mapped, so a
+batch reads only its own steps and clips.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,7 +50,7 @@ def write_episode(path: Path, episode: Episode, layout: Layout) -> None:
     kept = min(length, CLIP_OVERSAMPLING * layout.clip_frames)
     rows = np.linspace(0, length - 1, kept).round().astype(int)
     for camera in layout.clip_cameras:
-        tensors[f"clip/{camera}"] = episode.rgb[camera][rows]
+        tensors[f"clip/{camera}"] = episode.rgb[camera][rows].transpose(0, 3, 1, 2)
     header = {
         "task": episode.task,
         "variation": episode.variation,
@@ -75,7 +75,7 @@ def _step_tensors(episode: Episode, cameras: Sequence[str]) -> dict[str, NDArray
     targets = np.asarray(episode.keyframes)
     before = np.concatenate([[0], targets[:-1]])
     depth = np.stack([episode.depth[c][before] for c in cameras], 1)
-    depth = np.nan_to_num(depth, posinf=0.0).clip(min=0)
+    depth = clean_depth(depth)
     scale = max(float(depth.max()), 1e-6) / np.iinfo(np.uint16).max
     action = np.concatenate(
         [
@@ -110,10 +110,10 @@ class StoredEpisode:
                 header = json.loads(file.metadata()["episode"])
                 self.steps = int(file.get_slice("action").get_shape()[0])
                 names: list[str] = list(file.keys())
-                self.clip_cameras = sorted(
-                    name.removeprefix("clip/") for name in names if name.startswith("clip/")
-                )
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+                clips = sorted(name for name in names if name.startswith("clip/"))
+                self.clip_cameras = [name.removeprefix("clip/") for name in clips]
+                self.kept = int(file.get_slice(clips[0]).get_shape()[0])
+        except (SafetensorError, LookupError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path}: not a whole recorded episode ({error}); delete it and run again"
             ) from error
@@ -127,11 +127,11 @@ class StoredEpisode:
         """The key of a positive pair: the first description, normalised."""
         return normalise(self.descriptions[0])
 
-    def clip(self, camera: str, rows: NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
-        """Kept frames of a camera, (T, H, W, 3); all of them, or the rows asked for."""
+    def clip(self, camera: str, rows: Iterable[int]) -> NDArray[np.uint8]:
+        """The frames (T, 3, H, W) of a camera that are asked for, of the `kept` ones."""
         with safe_open(self.path, "numpy") as file:
-            frames: NDArray[np.uint8] = file.get_tensor(f"clip/{camera}")
-        return frames if rows is None else frames[rows]
+            frames = file.get_slice(f"clip/{camera}")
+            return np.stack([frames[int(row)] for row in rows])
 
     def step(self, index: int) -> dict[str, NDArray[Any]]:
         """The observation before keyframe `index` and the action (9,) that led to it."""
@@ -145,6 +145,11 @@ class StoredEpisode:
             scale = file.get_tensor("depth_scale")[0]
         step["depth"] = step["depth"].astype(np.float32) * scale
         return step
+
+
+def clean_depth(depth: NDArray[Any]) -> NDArray[np.float32]:
+    """float32 metres; 0, at the camera itself, where nothing was measured."""
+    return np.nan_to_num(depth, posinf=0.0).clip(min=0).astype(np.float32)
 
 
 def normalise(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -16,14 +15,15 @@ from mirrorlib.evaluation.alignment import fresh_probe, represent, trained_align
 from mirrorlib.evaluation.recognition import recognise
 from mirrorlib.evaluation.rollouts import Rollout, Scene, roll_out
 from mirrorlib.interfaces import DataProperties, EpisodeKey, Simulator
+from mirrorlib.processes import own_cores
 from mirrorlib.recipe import ComponentSection, Recipe
 from mirrorlib.registry import build_section
 from mirrorlib.reporting.figures import confusion_matrix, success_bars
 from mirrorlib.reporting.report import Report
 from mirrorlib.reporting.videos import write_video
 from mirrorlib.training.joint import Joint
+from mirrorlib.training.world import alone
 
-VIDEO_CAMERA = "front"
 VIDEO_FPS = 10.0
 
 
@@ -40,8 +40,9 @@ def evaluate(
         _success(accelerator, joint, recipe, cache, properties, report)
     if accelerator.is_main_process:
         test = cache.episodes(recipe.evaluation.split)
-        _recognition(accelerator, joint, recipe, cache, test, report)
-        _alignment(accelerator, joint, recipe, cache, test, report)
+        with alone():
+            _recognition(accelerator, joint, recipe, cache, test, report)
+            _alignment(accelerator, joint, recipe, cache, test, report)
     accelerator.wait_for_everyone()
 
 
@@ -69,6 +70,7 @@ def _recognition(
     report.metrics[f"{name}_chance"] = result.chance
     hits = int((result.within_task == result.truth).sum())
     report.add_share(f"{name}_within_task", hits, total)
+    report.metrics[f"{name}_within_task_chance"] = result.chance_within_task
     confusion_matrix(result, report.folder / "figures" / "confusion_matrix.png")
 
 
@@ -105,15 +107,15 @@ def _success(
     settings = recipe.evaluation
     assert settings.simulator is not None
     scenes = _scenes(cache.source.keys("train"), settings.split, settings.rollouts)
-    filmed = {scene.task: scene for scene in reversed(scenes)} if settings.videos else {}
+    filmed = {scene.task: scene for scene in reversed(scenes)} if settings.video_camera else {}
     mine = scenes[accelerator.process_index :: accelerator.num_processes]
     rollouts = roll_out(
         joint.executor,
         mine,
-        partial(build_simulator, settings.simulator),
+        partial(build_simulator, settings.simulator, settings.video_camera),
         cameras=properties.cameras,
         max_actions=settings.max_actions,
-        workers=settings.workers or 2 * (os.cpu_count() or 1),
+        workers=settings.workers or 2 * own_cores(),
         device=accelerator.device,
         film=set(filmed.values()),
         progress=accelerator.is_main_process,
@@ -128,9 +130,9 @@ def _success(
             write_video(rollout, report.folder / "videos" / f"{rollout.scene.task}.mp4", VIDEO_FPS)
 
 
-def build_simulator(section: ComponentSection, film: bool) -> Simulator:
-    """A simulator of the recipe, in whichever process calls. film: with a video camera."""
-    video = {"video_camera": VIDEO_CAMERA, "video_fps": VIDEO_FPS} if film else {}
+def build_simulator(section: ComponentSection, camera: str | None, film: bool) -> Simulator:
+    """A simulator of the recipe, in whichever process calls. film: through `camera`."""
+    video = {"video_camera": camera, "video_fps": VIDEO_FPS} if film else {}
     simulator: Simulator = build_section("simulator", section, video)
     return simulator
 

@@ -40,6 +40,11 @@ class Recognition:
     def chance(self) -> float:
         return 1 / len(self.instructions)
 
+    @property
+    def chance_within_task(self) -> float:
+        """What guessing among the instructions of the episode's task would score."""
+        return float(np.mean([1 / self.tasks.count(self.tasks[k]) for k in self.truth]))
+
     def confusion(self) -> NDArray[np.int64]:
         """(K, K) counts, truth by prediction."""
         counts = np.zeros((len(self.instructions),) * 2, dtype=np.int64)

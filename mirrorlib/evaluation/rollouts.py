@@ -7,7 +7,6 @@ acts, in this process, on whichever scenes are waiting for it.
 from __future__ import annotations
 
 import multiprocessing
-import signal
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence, Set
@@ -24,6 +23,7 @@ from mirrorlib.data.batches import collate_observations
 from mirrorlib.data.store import normalise
 from mirrorlib.errors import UserError
 from mirrorlib.interfaces import Executor, Observation, Simulator
+from mirrorlib.processes import deaf_to_ctrl_c
 from mirrorlib.randomness import scene_seed
 
 BuildSimulator = Callable[[bool], Simulator]
@@ -78,10 +78,13 @@ def roll_out(
     executor.eval()
     executor.reset()
     waiting = deque((scene, scene in film) for scene in scenes)
-    pool = [_Worker(build, max_actions) for _ in range(min(workers, len(scenes)))]
+    pool: list[_Worker] = []
     results: list[Rollout] = []
     bar = tqdm(total=len(scenes), desc="rollouts", unit="ep", disable=not progress)
     try:
+        with deaf_to_ctrl_c():
+            for _ in range(min(workers, len(scenes))):
+                pool.append(_Worker(build, max_actions))
         busy = {worker.pipe: worker for worker in pool if worker.start(waiting)}
         while busy:
             ready = [busy[pipe] for pipe in wait(list(busy)) if isinstance(pipe, Connection)]
@@ -101,7 +104,7 @@ def roll_out(
                 with torch.no_grad():
                     actions = executor.act(observations.to(device), [w.instruction for w in acting])
                 for worker, action in zip(acting, actions.double().cpu().numpy(), strict=True):
-                    worker.pipe.send(action)
+                    worker.send(action)
     finally:
         bar.close()
         for worker in pool:
@@ -128,25 +131,35 @@ class _Worker:
         """Hands over the next scene; False where none is left."""
         if not waiting:
             return False
-        self.pipe.send(waiting.popleft())
+        self.send(waiting.popleft())
         return True
+
+    def send(self, message: Any) -> None:
+        """Raises UserError where the process has died."""
+        try:
+            self.pipe.send(message)
+        except OSError as error:
+            raise self._died() from error
 
     def receive(self) -> Rollout | None:
         """A finished rollout, or None: then `observation` and `instruction` await an action."""
         try:
             message = self.pipe.recv()
-        except (EOFError, ConnectionResetError) as error:
-            self.process.join(5)
-            raise UserError(
-                f"a simulator process ended with exit code {self.process.exitcode}; run again "
-                "with fewer evaluation.workers if memory ran out"
-            ) from error
+        except (EOFError, OSError) as error:
+            raise self._died() from error
         if isinstance(message, Rollout):
             return message
         if isinstance(message, Exception):
             raise message
         self.observation, self.instruction = message
         return None
+
+    def _died(self) -> UserError:
+        self.process.join(5)
+        return UserError(
+            f"a simulator process ended with exit code {self.process.exitcode}; run again with "
+            "fewer evaluation.workers if memory ran out"
+        )
 
     def stop(self) -> None:
         self.pipe.close()
@@ -160,14 +173,13 @@ class SimulatorFailed(Exception):
 
 
 def _simulate(pipe: Connection, build: BuildSimulator, max_actions: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     simulators: dict[bool, Simulator] = {}
     try:
         while True:
             scene, film = pipe.recv()
             if film not in simulators:
                 simulators[film] = build(film)
-            pipe.send(_run_scene(simulators[film], pipe, scene, max_actions))
+            pipe.send(_run_scene(simulators[film], pipe, scene, max_actions, film))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass
     except UserError as error:
@@ -179,7 +191,9 @@ def _simulate(pipe: Connection, build: BuildSimulator, max_actions: int) -> None
             simulator.close()
 
 
-def _run_scene(simulator: Simulator, pipe: Connection, scene: Scene, max_actions: int) -> Rollout:
+def _run_scene(
+    simulator: Simulator, pipe: Connection, scene: Scene, max_actions: int, film: bool
+) -> Rollout:
     observation, descriptions = simulator.reset(scene.task, scene.variation, scene.seed)
     instruction, frames = descriptions[0], []
     success, actions, errors = False, 0, 0
@@ -190,7 +204,7 @@ def _run_scene(simulator: Simulator, pipe: Connection, scene: Scene, max_actions
         observation, success, done, info = simulator.step(action)
         actions += 1
         errors += "error" in info
-        if "frames" in info:
+        if film and "frames" in info:
             frames.append(info["frames"])
         if success or done:
             break

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -22,7 +17,8 @@ def confusion_matrix(recognition: Recognition, path: Path) -> None:
     shares = counts / counts.sum(1, keepdims=True).clip(min=1)
     size = len(counts)
     side = 3.6 + 0.22 * size
-    figure, axes = plt.subplots(figsize=(side + 0.9, side), layout="constrained")
+    figure = Figure(figsize=(side + 0.9, side), layout="constrained")
+    axes = figure.subplots()
     image = axes.imshow(shares, vmin=0, vmax=1, cmap="cividis")
     for row, column in zip(*np.nonzero(counts), strict=True):
         shade = "black" if shares[row, column] > 0.6 else "white"
@@ -46,17 +42,17 @@ def success_bars(successes: dict[str, tuple[int, int]], path: Path) -> None:
     rates = np.array([k / n for k, n in successes.values()])
     intervals = np.array([wilson(k, n) for k, n in successes.values()])
     errors = np.abs(intervals.T - rates)
-    figure, axes = plt.subplots(figsize=(6.4, 0.5 * len(names) + 1.4), layout="constrained")
+    figure = Figure(figsize=(6.4, 0.5 * len(names) + 1.4), layout="constrained")
+    axes = figure.subplots()
     axes.barh(names, rates, xerr=errors, color="#4477aa", ecolor="black", capsize=3)
     axes.set_xlim(0, 1)
     axes.set_xlabel("success rate (Wilson 95 % interval)")
     axes.invert_yaxis()
     for row, (k, n) in enumerate(successes.values()):
-        axes.text(0.01, row, f"{k}/{n}", va="center", color="white", fontsize=9)
+        axes.text(1.02, row, f"{k}/{n}", va="center", fontsize=9)
     _save(figure, path)
 
 
 def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
-    plt.close(figure)

@@ -11,6 +11,8 @@ from typing import Any
 from mirrorlib.evaluation.statistics import wilson
 from mirrorlib.monitor import Phase
 
+TASK = "eval/success_rate/"
+
 
 @dataclass
 class Report:
@@ -64,7 +66,7 @@ class Report:
             ("eval/recognition_accuracy", "recognition, all instructions"),
             ("eval/recognition_accuracy_within_task", "recognition within the task"),
             ("eval/success_rate", "success, all tasks"),
-            *((n, f"success, {n.rpartition('/')[2]}") for n in m if n.count("/") == 2),
+            *((n, f"success, {n.removeprefix(TASK)}") for n in m if n.startswith(TASK)),
         ):
             if name in m:
                 chance = m.get(f"{name}_chance")

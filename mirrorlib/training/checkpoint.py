@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_model, save_model
 from torch import nn
 
 from mirrorlib.errors import UserError
@@ -28,7 +28,7 @@ def save_checkpoint(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        save_file(module.state_dict(), partial / "model.safetensors")
+        save_model(module, str(partial / "model.safetensors"))
         torch.save(state, partial / "state.pt")
         (partial / "info.json").write_text(json.dumps({"step": step} | info, indent=2))
         for file in partial.iterdir():
@@ -50,7 +50,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 def load_weights(checkpoint: Path, module: nn.Module) -> None:
     """Loads `model.safetensors` into `module`. Raises UserError where they do not fit."""
     try:
-        module.load_state_dict(load_file(checkpoint / "model.safetensors"))
+        load_model(module, checkpoint / "model.safetensors")
     except (OSError, RuntimeError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise UserError(f"{checkpoint}: weights do not load ({first})") from error

@@ -75,15 +75,16 @@ def train(
     )
     meter = _Meter(accelerator)
     try:
-        for batch in bar:
-            logs = _step(accelerator, model, optimizer, batch.to(accelerator.device), recipe)
-            schedule.step()
-            done += 1
-            meter.add(logs, pairs=len(batch) * batches.size)
-            if done % recipe.log_every == 0 or done == recipe.steps:
-                _report(meter.flush(done), done, schedule, bar, log)
-            if done % recipe.checkpoint_every == 0 and done < recipe.steps:
-                save()
+        with bar:
+            for batch in bar:
+                logs = _step(accelerator, model, optimizer, batch.to(accelerator.device), recipe)
+                schedule.step()
+                done += 1
+                meter.add(logs, pairs=len(batch) * batches.size)
+                if done % recipe.log_every == 0 or done == recipe.steps:
+                    _report(meter.flush(), done, schedule, bar, log)
+                if done % recipe.checkpoint_every == 0 and done < recipe.steps:
+                    save()
     except KeyboardInterrupt:
         save()
         raise
@@ -145,11 +146,12 @@ class _Meter:
 
     def add(self, logs: dict[str, Tensor], pairs: int) -> None:
         for name, value in logs.items():
-            self.sums[name] = self.sums.get(name, 0) + value.float()
+            value = value.float().to(self.accelerator.device)
+            self.sums[name] = self.sums.get(name, 0) + value
         self.steps += 1
         self.pairs += pairs
 
-    def flush(self, step: int) -> dict[str, float]:
+    def flush(self) -> dict[str, float]:
         names = sorted(self.sums)
         values = torch.stack([self.sums[name] for name in names]) / self.steps
         values = self.accelerator.reduce(values, reduction="mean")

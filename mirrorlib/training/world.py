@@ -9,7 +9,8 @@ whole loss, and where each computes (W / N) times the sum over its own rows, as
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -20,10 +21,26 @@ from torch.autograd.function import once_differentiable
 
 from mirrorlib.interfaces import World
 
+_alone = False
+
 
 def world_size() -> int:
-    """Number of processes; 1 where torch.distributed is not initialised."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    """Number of processes; 1 where torch.distributed is not initialised, and within `alone`."""
+    if _alone or not (dist.is_available() and dist.is_initialized()):
+        return 1
+    return dist.get_world_size()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within the block this process is a world of its own: what it computes waits for no other.
+    For work that only one process does, such as evaluation."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
 
 
 def row_counts(x: Tensor) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -179,7 +180,10 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     folder.add("mirrorlib-fake", FAKE, module="mirrorlib_fake_session")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder.folder))
-        yield Registry(folder.discover())
+        plugins = folder.discover()
+        for metadata in folder.folder.glob("*.dist-info"):
+            shutil.rmtree(metadata)  # its code stays importable; no other test discovers it
+        yield Registry(plugins)
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ def fresh_probe(
     deviation.
     """
     u, e = _standardise(train.u, test.u), _standardise(train.e, test.e)
-    metrics = {}
+    metrics: dict[str, float] = {}
     for level, suffix in LEVELS_READ:
         with seeded("probe", seed, level):
             maps = _fit_maps(u[0], e[0], train.labels[:, level], steps)

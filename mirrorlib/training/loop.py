@@ -18,6 +18,7 @@ from mirrorlib.errors import UserError
 from mirrorlib.recipe import TrainSection
 from mirrorlib.training.checkpoint import save_checkpoint
 from mirrorlib.training.joint import Joint, unwrap
+from mirrorlib.training.memory import keep_freed_memory
 
 Log = Callable[[dict[str, float], int], None]
 FINAL_LEARNING_RATE = 0.03
@@ -58,6 +59,8 @@ def train(
         optimizer, lambda step: learning_rate_scale(step, recipe.warmup_steps, recipe.steps)
     )
     model.train()
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     done = 0
 
     def save() -> None:

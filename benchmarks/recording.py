@@ -1,6 +1,6 @@
 """How fast demonstrations are recorded, against the fastest that drawing alone could be.
 
-    python benchmarks/recording.py [--episodes 24]
+    python benchmarks/recording.py [--episodes 24] [--frames-per-second 4]
 
 Records episodes of every task in this process, to disk, and counts the 4-camera RGB-D frames.
 Then draws as many frames of the same scenes and does nothing else: the render-only limit. The
@@ -40,8 +40,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--episodes", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--frames-per-second", type=float, default=4.0)
     options = parser.parse_args()
-    source = mirrorlib.build("source", "tabletop", train=100)
+    rate = options.frames_per_second
+    source = mirrorlib.build("source", "tabletop", train=100, frames_per_second=rate)
     simulator = mirrorlib.build("simulator", "tabletop")
     tasks = list(simulator.tasks().items())
     keys = [

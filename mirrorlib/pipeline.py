@@ -22,7 +22,7 @@ from mirrorlib.data.cache import SPLITS, Cache, default_folder
 from mirrorlib.data.pairing import plan_batches
 from mirrorlib.data.store import Layout
 from mirrorlib.errors import UserError
-from mirrorlib.evaluation.evaluate import evaluate
+from mirrorlib.evaluation.evaluate import Evaluation
 from mirrorlib.hookspecs import RunInfo
 from mirrorlib.interfaces import DataProperties, Source
 from mirrorlib.monitor import Monitor
@@ -65,7 +65,7 @@ def run(recipe: Recipe) -> Report:
             train(accelerator, joint, batches, recipe.train, folder / "checkpoints", log)
         with monitor.phase("evaluate"):
             report = Report(folder.name, folder)
-            evaluate(accelerator, joint, recipe, cache, properties, report)
+            Evaluation(accelerator, joint, recipe, cache, properties, report).run()
         report.phases = monitor.phases
         if tracker is not None:
             add_facts(report, cache, batches)

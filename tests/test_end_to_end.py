@@ -200,6 +200,33 @@ def test_ctrl_c_keeps_what_was_trained_and_exits_130(alone: Finished, folder: Pa
     assert json.loads((checkpoint / "info.json").read_text())["step"] >= 2
 
 
+def test_ctrl_c_at_a_terminal_keeps_what_was_recorded(tmp_path: Path):
+    """A terminal interrupts the workers, too."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mirrorlib.cli", "record", RECIPES / "infonce.yaml"],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+    def recorded() -> int:
+        return len(list((tmp_path / "cache").rglob("*.safetensors")))
+
+    deadline = time.monotonic() + 100
+    while recorded() < 5:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert 5 <= recorded() < 588
+    assert not list((tmp_path / "cache").rglob("*.partial"))
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

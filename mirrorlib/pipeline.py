@@ -96,6 +96,9 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
         raise UserError("train.precision is fp16, which needs a GPU; use no or bf16 here")
     patience = InitProcessGroupKwargs(timeout=PATIENCE)
     accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[patience])
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ
+    if launched and accelerator.device.type == "cpu" and torch.get_num_threads() == 1:
+        torch.set_num_threads(own_cores())  # accelerate launch leaves a CPU process one thread
     size, rows = accelerator.num_processes, recipe.batch.instructions
     if rows % size:
         raise UserError(

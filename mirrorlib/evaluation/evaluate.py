@@ -74,7 +74,8 @@ class Evaluation:
 
     def _alignment(self, held_out: Sequence[StoredEpisode]) -> None:
         settings, device = self.recipe.evaluation, self.accelerator.device
-        test, metrics = self._represent(held_out), {}
+        test = self._represent(held_out)
+        metrics: dict[str, float] = {}
         if self.joint.objective.uses_projectors:
             metrics |= trained_alignment(self.joint, test, device)
         train = self._represent(self.cache.episodes("train"))

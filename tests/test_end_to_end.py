@@ -140,7 +140,7 @@ def test_two_processes_have_the_losses_of_one(alone: Finished, folder: Path):
     assert "recording" not in two.printed
     for one, other in zip(alone.losses, two.losses, strict=True):
         for name in ("loss", "observer/loss", "executor/loss", "alignment/loss"):
-            assert other[f"train/{name}"] == pytest.approx(one[f"train/{name}"], rel=2e-3), (
+            assert other[f"train/{name}"] == pytest.approx(one[f"train/{name}"], rel=5e-3), (
                 one["step"],
                 name,
             )

@@ -115,9 +115,8 @@ class Tracker:
 
         try:
             operation(self._client, self.run_id or "")
-        except (MlflowException, OSError) as error:
-            refused = isinstance(error, OSError) or error.error_code in REFUSALS
-            if not refused:
+        except (MlflowException, PermissionError, FileNotFoundError, NotADirectoryError) as error:
+            if isinstance(error, MlflowException) and error.error_code not in REFUSALS:
                 raise
             print(f"mirrorlib: MLflow refused something: {_first_line(error)}", file=sys.stderr)
 

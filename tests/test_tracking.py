@@ -93,6 +93,34 @@ def test_what_waited_arrives_in_order_once_the_server_is_back(store, tmp_path: P
     assert [(m.step, m.value) for m in history] == [(0, 0.0), (1, 1.0), (2, 2.0)]
 
 
+def test_what_mlflow_refuses_holds_up_nothing_else(store, tmp_path: Path, capsys):
+    tracker = make_tracker(tmp_path)
+    with track(tracker) as log:
+        log({"recall@1": 0.5}, 0)
+        tracker.artifact(tmp_path / "absent.png")
+        log({"train/loss": 1.0}, 1)
+    run = only_run(store)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics == {"train/loss": 1.0}
+    assert capsys.readouterr().err.count("MLflow refused something") == 2
+
+
+def test_a_connection_that_breaks_is_tried_again(store, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("mirrorlib.tracking.RETRY_SECONDS", 0.0)
+    tracker, calls = make_tracker(tmp_path), []
+
+    def send(client, run):
+        calls.append(run)
+        if len(calls) == 1:
+            raise ConnectionError("reset by peer")  # an OSError, as those of requests are
+
+    with track(tracker) as log:
+        tracker._queue.append(send)
+        log({"train/loss": 1.0}, 0)
+    assert len(calls) == 2
+    assert only_run(store).data.metrics == {"train/loss": 1.0}
+
+
 START = """
 from pathlib import Path
 from mirrorlib.tracking import Tracker, track

@@ -1,80 +1,104 @@
-"""Linear centred kernel alignment (CKA)."""
+"""Centred kernel alignment (CKA), linear and Gaussian, of one batch or of many."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from mirrorlib.alignment.spread import centred_rows
+from mirrorlib.alignment.cka_linear import LinearCKA, debiased_terms
+from mirrorlib.alignment.cka_rbf import rbf_cka
+from mirrorlib.alignment.rows import centred_unit_norm, check_pair, wide_dtype, without_autocast
 
 
-def linear_cka(x: Tensor, y: Tensor, *, debiased: bool = True) -> Tensor:
+@without_autocast
+def cka(
+    x: Tensor,
+    y: Tensor,
+    *,
+    kernel: Literal["linear", "rbf"] = "linear",
+    debiased: bool = True,
+    bandwidth: float = 1.0,
+) -> Tensor:
     """How alike the similarities among the rows of x are to those among the rows of y.
 
     x: (N, D), y: (N, E), row i of one the partner of row i of the other. Returns (), float32 or
-    wider, differentiable: h(X, Y) / sqrt(h(X, X) h(Y, Y)) with X and Y the centred rows and, where
-    r_i and s_i are the squared lengths of the rows of X and Y,
+    wider, differentiable once: h(X, Y) / sqrt(h(X, X) h(Y, Y)), where h compares the kernel
+    matrices of the two sides,
 
-    - debiased: h(X, Y) = ||X^T Y||_F^2 - N / (N - 2) sum_i r_i s_i
-      + sum_i r_i sum_i s_i / ((N - 1) (N - 2)), which is N (N - 3) times HSIC_1 (Song et al. 2012,
-      "Feature selection via dependence maximization", equation 5): between -1 and 1, about 0
-      for independent rows; N is at least 4;
-    - biased: h(X, Y) = ||X^T Y||_F^2 (Kornblith et al., arXiv 1905.00414): between 0 and 1, and
+    - debiased: h is N (N - 3) times HSIC_1 (Song et al. 2012, "Feature selection via dependence
+      maximization", equation 5): between -1 and 1, about 0 for independent rows; N is at least 4;
+    - biased: h is (N - 1)^2 times HSIC (Kornblith et al., arXiv 1905.00414): between 0 and 1, and
       far above 0 for independent rows wherever N is not far above D and E.
 
+    kernel "linear" is the inner product of centred rows. In O(N D^2) time and O(D^2) memory beside
+    the rows, or O(N^2 D) and O(N^2) where that is less. "rbf" is exp(-|x_i - x_j|^2 / (2 s^2)),
+    O(N^2 D), with s = `bandwidth` times the median distance between rows that differ: of all pairs
+    of up to 2,048 rows, of more rows the pairs of 2,048 spaced evenly. To autograd the median is a
+    constant. Blocks of rows hold no (N, N) matrix unless a gradient is asked for.
+
     Invariant to rotation, shift and scale of either side, and to one order of rows for both; ties
-    do not matter. Where a side is collapsed, its rows equal or its debiased h not above rounding
+    do not matter. Blind to which directions carry the similarity: a rotation of one side leaves
+    CKA at 1 and retrieval at chance; the linear kernel sees little but the directions of most
+    variance. Where a side is collapsed, its rows equal or its debiased h not above rounding
     (as of rows that are all equally far apart), the value is 0 and so are the gradients; numbers
-    that are not finite give nan. Raises ValueError for shapes that do not match.
+    that are not finite give nan. Raises ValueError for shapes that do not match, integers, too few
+    rows, an unknown kernel and a bandwidth that is not above 0.
     """
     _check(x, y, debiased)
-    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
-    x, y = _unit_norm(x.to(dtype)), _unit_norm(y.to(dtype))
-    xx, xy, yy = _inner_products(x, y)
-    rounding = len(x) * torch.finfo(dtype).eps if debiased else 0.0
-    smallest_xx, smallest_yy = rounding * xx, rounding * yy
-    if debiased:
-        r, s = x.square().sum(1), y.square().sum(1)
-        xx, xy, yy = xx - _bias(r, r), xy - _bias(r, s), yy - _bias(s, s)
-    collapsed = (xx <= smallest_xx) | (yy <= smallest_yy)
-    norm = torch.where(collapsed, 1.0, xx * yy).sqrt()
-    return torch.where(collapsed, 0.0, xy / norm)
+    if kernel == "linear":
+        value: Tensor = LinearCKA.apply(x, y, debiased)
+        return value
+    if kernel != "rbf":
+        raise ValueError(f"kernel must be 'linear' or 'rbf', not {kernel!r}")
+    if not 0 < bandwidth < float("inf"):
+        raise ValueError(f"bandwidth must be finite and above 0, not {bandwidth}")
+    return rbf_cka(x, y, debiased, bandwidth)
+
+
+def minibatch_cka(batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Debiased linear CKA of rows that come in batches: ratio of the sums of HSIC_1 over batches.
+
+    batches: pairs of x: (N, D) and y: (N, E) as for `cka`, N at least 4 and the same or not.
+    Returns () float64: sum h(X, Y) / sqrt(sum h(X, X) sum h(Y, Y)) with h = HSIC_1 of a batch
+    (Nguyen et al., arXiv 2010.15327, equation 2). As many batches are drawn at random from the
+    same rows, it approaches the `cka` of all rows at any batch size, which the mean of per-batch
+    values does not. No gradients. Range, invariances and blindness are those of `cka`, with one
+    rotation, shift and scale for all batches; a shift of single batches does not matter either. A
+    collapsed side gives 0. Raises ValueError as `cka` does, and where there is no batch.
+    """
+    sums = torch.zeros(3, dtype=torch.float64)
+    smallest = torch.zeros(3, dtype=torch.float64)
+    empty = True
+    for x, y in batches:
+        _check(x, y, debiased=True)
+        terms, rounding = _hsic(x.detach(), y)
+        sums, smallest, empty = sums + terms.cpu(), smallest + rounding.cpu(), False
+    if empty:
+        raise ValueError("minibatch_cka needs at least one batch")
+    xx, xy, yy = sums
+    if xx <= smallest[0] or yy <= smallest[2]:
+        return torch.zeros_like(xy)
+    return xy / (xx.sqrt() * yy.sqrt())
+
+
+@torch.no_grad()
+@without_autocast
+def _hsic(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """HSIC_1 of (X, X), (X, Y), (Y, Y), (3,) float64, and what of each is rounding alone."""
+    count, dtype = len(x), wide_dtype(x, y)
+    (x, of_x), (y, of_y) = centred_unit_norm(x, dtype), centred_unit_norm(y, dtype)
+    terms = debiased_terms(x, y)
+    squares = torch.stack([of_x, of_y]).double().square()
+    squares = torch.where(squares.isinf(), 0.0, squares)
+    scale = torch.stack([squares[0] ** 2, squares.prod(), squares[1] ** 2]) / (count * (count - 3))
+    rounding = count * torch.finfo(dtype).eps * terms.biased.double()
+    return terms.debiased.double() * scale, rounding * scale
 
 
 def _check(x: Tensor, y: Tensor, debiased: bool) -> None:
-    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or not (x.numel() and y.numel()):
-        raise ValueError(
-            f"x and y must have shapes (N, D) and (N, E), not {tuple(x.shape)} and {tuple(y.shape)}"
-        )
+    check_pair(x, y)
     if debiased and len(x) < 4:
         raise ValueError(f"debiased CKA needs at least 4 rows, not {len(x)}")
-
-
-def _unit_norm(x: Tensor) -> Tensor:
-    """Centred rows of x: (N, D) over their Frobenius norm; zeros where they are rounding alone.
-
-    The norm is a constant to autograd: CKA does not depend on it.
-    """
-    rows, rounding = centred_rows(x)
-    norm = torch.linalg.matrix_norm(rows.detach())
-    collapsed = norm <= rounding
-    return torch.where(collapsed, 0.0, rows / torch.where(collapsed, 1.0, norm))
-
-
-def _inner_products(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """||X^T X||_F^2, ||X^T Y||_F^2 and ||Y^T Y||_F^2 of x: (N, D), y: (N, E), each ().
-
-    They are the inner products of the Gram matrices X X^T and Y Y^T, (N, N), too: whichever costs
-    less.
-    """
-    (count, d), e = x.shape, y.shape[1]
-    if count * (d + e) < d * d + d * e + e * e:
-        of_x, of_y = x @ x.T, y @ y.T
-        return of_x.square().sum(), (of_x * of_y).sum(), of_y.square().sum()
-    return (x.T @ x).square().sum(), (x.T @ y).square().sum(), (y.T @ y).square().sum()
-
-
-def _bias(r: Tensor, s: Tensor) -> Tensor:
-    """What a row's similarity to itself adds to ||X^T Y||_F^2. r, s: (N,) squared lengths."""
-    count = len(r)
-    return count / (count - 2) * (r @ s) - r.sum() * s.sum() / ((count - 1) * (count - 2))

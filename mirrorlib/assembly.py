@@ -142,6 +142,13 @@ def build_joint(recipe: Recipe, properties: DataProperties) -> Joint:
             _projector(recipe, "observer", observer.representation_dim),
             _projector(recipe, "executor", executor.representation_dim),
         )
+        u_dim, e_dim = (projector.output_dim for projector in projectors)
+        if u_dim != e_dim:
+            raise UserError(
+                f"projector {recipe.projector.name} leaves u with {u_dim} dimensions and e with "
+                f"{e_dim}, which cannot be compared; choose one that maps both to one width, "
+                "such as linear"
+            )
     weights = Weights(recipe.train.weights.executor, recipe.train.weights.alignment)
     return Joint(observer, executor, projectors, objective, weights, recipe.pairing)
 

@@ -35,6 +35,10 @@ class DemonstrationFailed(Exception):
     """A source's expert did not solve the scene: the episode is dropped and counted."""
 
 
+class NotFinite(ValueError):
+    """Numbers that are NaN or infinite where a loss is computed: training has diverged."""
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the known word that is closest, if one is close; else nothing."""
     close = difflib.get_close_matches(word, sorted(known), n=1)

@@ -310,12 +310,27 @@ class Loss:
     logs: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Block:
+    """The rows of one process, without gradients.
+
+    rows: their place among the N. u, e: (B, Z) and labels: (B,) or (B, 3) or None, as that process
+    handed them to the objective. extra: what it handed to `World.blocks`.
+    """
+
+    rows: slice
+    u: Tensor
+    e: Tensor
+    labels: Tensor | None
+    extra: tuple[Tensor, ...]
+
+
 class World(Protocol):
     """The batch of all processes, for objectives whose rows look at other rows.
 
     size: number of processes. total: N. rows: the own rows' place among them.
-    u, e: (N, Z) and labels: (N,) of all processes, gathered when first asked for; gradients flow
-    back to the process that holds the row.
+    u, e: (N, Z) and labels: (N,) or (N, 3) of all processes, gathered when first asked for;
+    gradients flow back to the process that holds the row.
     """
 
     @property
@@ -331,6 +346,13 @@ class World(Protocol):
     @property
     def labels(self) -> Tensor | None: ...
 
+    def blocks(self, *extra: Tensor) -> Iterator[Block]:
+        """The rows of every process, the own first, one process at a time, without gradients.
+
+        extra: own tensors (B, ...) that travel along. Every process must exhaust it as often.
+        """
+        ...
+
 
 class Objective(nn.Module, abc.ABC):
     """Aligns matching rows of u and e. Usable alone, as any loss: `objective(u, e).value`.
@@ -342,6 +364,8 @@ class Objective(nn.Module, abc.ABC):
 
     uses_projectors: bool = True
     """False: no projector is built, and the alignment term costs nothing."""
+    uses_levels: bool = False
+    """True: it is given labels (B, 3) = episode, instruction, task; False: (B,) of the pairing."""
 
     @abc.abstractmethod
     def forward(
@@ -351,8 +375,8 @@ class Objective(nn.Module, abc.ABC):
         labels: Tensor | None = None,
         world: World | None = None,
     ) -> Loss:
-        """u, e: (B, Z), own rows. labels: (B,) int64, equal values are positives; None: only the
-        diagonal. world: None in one process."""
+        """u, e: (B, Z), own rows. labels: int64, equal values are positives, (B,) or, where
+        `uses_levels`, (B, 3); None: only the diagonal. world: None in one process."""
 
     def after_step(self) -> None:
         """Called after every optimiser step, to keep parameters within their range."""

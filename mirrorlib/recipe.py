@@ -126,6 +126,7 @@ def load_recipe(
                 document.report(finding.keys, finding.text)
     else:
         _refuse_small_batch(document, loaded)
+        _refuse_pairing(document, loaded)
     document.raise_problems()
     return loaded
 
@@ -137,6 +138,15 @@ def _refuse_small_batch(document: Document, recipe: Recipe) -> None:
             ("batch",),
             f"instructions x episodes is {rows}, but objective {recipe.objective.name} needs "
             f"{needed} pairs",
+        )
+
+
+def _refuse_pairing(document: Document, recipe: Recipe) -> None:
+    needed = recipe.objective.required_pairing
+    if needed not in (None, recipe.pairing):
+        document.report(
+            ("pairing",),
+            f"is {recipe.pairing}, but objective {recipe.objective.name} needs pairing: {needed}",
         )
 
 

@@ -45,6 +45,11 @@ class ComponentSection(Section):
         """The fewest pairs in a batch that the component can learn from."""
         return int(getattr(self.config, "minimum_rows", 1))
 
+    @property
+    def required_pairing(self) -> str | None:
+        """The pairing that the component cannot do without, as its configuration declares it."""
+        return getattr(self.config, "required_pairing", None)
+
     @model_serializer
     def _plain(self) -> dict[str, Any]:
         return {"name": self.name, **self.options}

@@ -52,6 +52,9 @@ class Pull(Options):
 class Crowd(Options):
     minimum_rows: ClassVar[int] = 40
 
+class Exact(Options):
+    required_pairing: ClassVar[str] = "episode"
+
 class Thing:
     def __init__(self, config):
         self.config = config
@@ -91,6 +94,7 @@ def mirrorlib_projectors():
 def mirrorlib_objectives():
     return [component("pull", "Pull"), component("none", "Options"),
             component("hostile", "Hostile"), component("crowd", "Crowd"),
+            component("exact", "Exact"),
             Component("absent", build="no_such_module:x", config="no_such_module:y", summary="")]
 """
 

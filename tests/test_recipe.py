@@ -303,6 +303,17 @@ def test_a_batch_too_small_for_its_objective_is_a_problem(registry: Registry, re
     assert load_recipe(recipe_file, [crowd, "batch.episodes=3"], registry=registry)
 
 
+def test_a_pairing_that_its_objective_cannot_use_is_a_problem(registry: Registry, recipe_file):
+    exact = "objective={name: exact}"
+    with pytest.raises(RecipeError) as error:
+        load_recipe(recipe_file, [exact], registry=registry)
+    (line,) = error.value.lines
+    assert line.endswith(
+        ":9:1: pairing: is instruction, but objective exact needs pairing: episode"
+    )
+    assert load_recipe(recipe_file, [exact, "pairing=episode"], registry=registry)
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_fuzzed_text(data, registry: Registry, tmp_path_factory) -> None:

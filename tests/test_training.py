@@ -1,9 +1,8 @@
-"""The joint module, the optimiser, the loop and checkpoints."""
+"""The joint module, the optimiser and the loop."""
 
 from __future__ import annotations
 
 import math
-import os
 import random
 import signal
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from mirrorlib.data.batches import PlannedBatches, label_episodes
 from mirrorlib.data.cache import Cache
 from mirrorlib.data.pairing import plan_batches
 from mirrorlib.data.store import Layout, write_episode
-from mirrorlib.errors import UserError
+from mirrorlib.errors import NotFinite, UserError
 from mirrorlib.interfaces import Encoding, Loss, Objective, Steps
 from mirrorlib.recipe import Recipe, load_recipe
 from mirrorlib.registry import Registry
@@ -30,12 +29,9 @@ from mirrorlib.sections import LearningRatesSection, TrainSection
 from mirrorlib.testing import run_in_processes
 from mirrorlib.training.checkpoint import (
     checkpoints,
-    find_checkpoint,
     load_state,
     load_weights,
     newest_whole,
-    recorded_step,
-    save_checkpoint,
     step_of,
 )
 from mirrorlib.training.interruption import stopping_between_steps
@@ -118,6 +114,21 @@ def test_rows_that_could_not_be_paired_do_not_align(tmp_path: Path):
     u, e = joint.observer(batch.clips).representation, joint.executor(batch.steps).representation
     expected = joint.objective(*joint.project(u[3:], e[3:])).value
     torch.testing.assert_close(joint(batch).logs["alignment/loss"], expected.detach())
+
+
+def test_an_objective_is_given_the_labels_it_asks_for(tmp_path: Path, monkeypatch):
+    joint, batch = build_joint(), make_batches(tmp_path, 1)[0]
+    given = []
+
+    def look(self: FakeObjective, u: Tensor, e: Tensor, labels=None, world=None) -> Loss:
+        given.append(labels)
+        return Loss(u.sum() + e.sum())
+
+    monkeypatch.setattr(FakeObjective, "forward", look)
+    joint(batch)
+    joint.objective.uses_levels = True
+    joint(batch)
+    assert torch.equal(given[0], batch.labels[:, 1]) and torch.equal(given[1], batch.labels)
 
 
 def test_learning_rates_follow_warm_up_and_cosine():
@@ -382,6 +393,15 @@ def test_a_diverged_run_stops_and_says_which_term(tmp_path: Path, recipe, monkey
     assert checkpoints(tmp_path / "checkpoints") == []
 
 
+def test_a_representation_that_is_not_finite_stops_the_run(tmp_path: Path, recipe, monkeypatch):
+    def refuse(self: FakeObjective, u: Tensor, e: Tensor, labels=None, world=None) -> Loss:
+        raise NotFinite("u: row 3 of 8 is not finite")
+
+    monkeypatch.setattr(FakeObjective, "forward", refuse)
+    with pytest.raises(UserError, match=r"diverged at step 1: u: row 3 .* lower train"):
+        run_training(tmp_path, recipe)
+
+
 def test_a_gradient_that_is_not_finite_is_not_saved(tmp_path: Path, recipe, monkeypatch):
     """The loss may still be finite."""
 
@@ -425,12 +445,6 @@ def test_gradients_are_clipped_part_by_part(tmp_path: Path):
     assert norms()["executor"] == pytest.approx(min(before["executor"], limit), rel=1e-4)
 
 
-def test_a_checkpoint_that_does_not_fit_is_named(tmp_path: Path):
-    path = save_checkpoint(tmp_path, 1, nn.Linear(2, 2), {}, "", 1)
-    with pytest.raises(UserError, match=r"step-000001: weights do not load"):
-        load_weights(path, build_joint())
-
-
 def test_another_precision_cannot_resume(tmp_path: Path, recipe):
     run_training(tmp_path, recipe, steps=1)
     (path,) = checkpoints(tmp_path / "checkpoints")
@@ -438,92 +452,6 @@ def test_another_precision_cannot_resume(tmp_path: Path, recipe):
     torch.save(state, path / "state.pt")
     with pytest.raises(UserError, match=r"trained in precision bf16, not no: set train.precision"):
         run_training(tmp_path, recipe, steps=1, resumed=path)
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "state.pt", "recipe.yaml"])
-@pytest.mark.parametrize("harm", ["cut", "flip", "remove"])
-def test_damage_is_found(tmp_path: Path, name: str, harm: str):
-    for step in (1, 2):
-        save_checkpoint(tmp_path, step, nn.Linear(2, 2), {"a": torch.ones(3)}, "name: x\n", 2)
-    assert newest_whole(tmp_path) == (tmp_path / "step-000002", [])
-    file = tmp_path / "step-000002" / name
-    content = bytearray(file.read_bytes())
-    if harm == "cut":
-        file.write_bytes(content[:-1])
-    elif harm == "flip":
-        content[len(content) // 2] ^= 1
-        file.write_bytes(content)
-    else:
-        file.unlink()
-    found, skipped = newest_whole(tmp_path)
-    assert found == tmp_path / "step-000001"
-    assert len(skipped) == 1 and name in skipped[0] and "step-000002 is damaged" in skipped[0]
-
-
-@pytest.mark.parametrize("index", [None, "", "[]", "{}", '{"sha256": 3}', "{"])
-def test_a_damaged_index_is_found(tmp_path: Path, index: str | None):
-    path = save_checkpoint(tmp_path, 1, nn.Linear(2, 2), {}, "", 1)
-    (path / "checkpoint.json").unlink()
-    if index is not None:
-        (path / "checkpoint.json").write_text(index)
-    assert newest_whole(tmp_path)[0] is None
-
-
-def test_a_checkpoint_is_found_by_its_folder_or_its_runs(tmp_path: Path):
-    folder = tmp_path / "run" / "checkpoints"
-    for step in (1, 2):
-        save_checkpoint(folder, step, nn.Linear(2, 2), {}, "", 2)
-    assert find_checkpoint(folder / "step-000001") == folder / "step-000001"
-    assert find_checkpoint(tmp_path / "run") == folder / "step-000002"
-    (folder / "step-000002" / "state.pt").unlink()
-    assert find_checkpoint(tmp_path / "run") == folder / "step-000001"
-    with pytest.raises(UserError, match=r"step-000002 is damaged \(state.pt is missing\)"):
-        find_checkpoint(folder / "step-000002")
-    with pytest.raises(UserError, match="no checkpoint, and no run that has one"):
-        find_checkpoint(tmp_path)
-    best = (folder / "step-000001").rename(tmp_path / "best")
-    assert recorded_step(find_checkpoint(best)) == 1
-
-
-KILLS = {
-    "before the weights": "mirrorlib.training.checkpoint.save_model",
-    "before the state": "torch.save",
-    "before the index": "json.dumps",
-    "before the rename": "pathlib.Path.rename",
-    "before the old one goes": "mirrorlib.training.checkpoint.step_of",
-}
-
-
-@pytest.mark.parametrize("place", KILLS.values(), ids=KILLS)
-def test_a_kill_while_writing_leaves_a_whole_checkpoint(tmp_path: Path, place: str):
-    """The very step that is written may be there already, damaged."""
-    save_checkpoint(tmp_path, 1, nn.Linear(2, 2), {}, "", 2)
-    (save_checkpoint(tmp_path, 2, nn.Linear(2, 2), {}, "", 2) / "state.pt").unlink()
-    child = os.fork()
-    if not child:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(place, lambda *args, **options: os._exit(9))
-            save_checkpoint(tmp_path, 2, nn.Linear(2, 2), {}, "", 1)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    found, _ = newest_whole(tmp_path)
-    assert found is not None
-    assert found.name == ("step-000002" if place.endswith("step_of") else "step-000001")
-    save_checkpoint(tmp_path, 2, nn.Linear(2, 2), {}, "", 1)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000002"]
-
-
-def test_writing_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch):
-    save_checkpoint(tmp_path, 1, nn.Linear(2, 2), {}, "", 1)
-
-    def fail(*args: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(UserError, match=r"step-000002: cannot be written \(disk full\); make room"):
-        save_checkpoint(tmp_path, 2, nn.Linear(2, 2), {}, "", 1)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
-    assert newest_whole(tmp_path)[0] == tmp_path / "step-000001"
 
 
 def distributed_gradients(folder: str) -> dict[str, Tensor]:

@@ -69,7 +69,9 @@ class Joint(nn.Module):
         spaces = {"observer": seen.representation, "executor": done.representation}
         if self.objective.uses_projectors:
             rows = batch.aligned
-            labels = batch.labels[rows, self.level]
+            labels = batch.labels[rows]
+            if not self.objective.uses_levels:
+                labels = labels[:, self.level]
             u, e = self.project(seen.representation[rows], done.representation[rows])
             loss = self.objective(u, e, labels, make_world(u, e, labels))
             value = value + self.weights.alignment * loss.value

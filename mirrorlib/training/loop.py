@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mirrorlib.data.batches import Batch, PlannedBatches, load
-from mirrorlib.errors import UserError
+from mirrorlib.errors import NotFinite, UserError
 from mirrorlib.randomness import derive_seed
 from mirrorlib.recipe import Recipe, dump_recipe
 from mirrorlib.training.checkpoint import load_state, load_weights, recorded_step, save_checkpoint
 from mirrorlib.training.interruption import stopping_between_steps
-from mirrorlib.training.joint import Joint
+from mirrorlib.training.joint import Joint, JointLoss
 from mirrorlib.training.memory import keep_freed_memory
 from mirrorlib.training.meter import Meter, spread
 from mirrorlib.training.optimizer import (
@@ -119,7 +119,7 @@ class Training:
             batch = next(batches).to(accelerator.device)
             complete = number == settings.accumulation
             with nullcontext() if complete else accelerator.no_sync(model):
-                loss = model(batch)
+                loss = self._forward(model, batch, step)
                 accelerator.backward(loss.value / settings.accumulation)
             meter.add(loss.logs, pairs=len(batch) * accelerator.num_processes)
         accelerator.unscale_gradients(optimizer)
@@ -132,6 +132,18 @@ class Training:
         self.joint.objective.after_step()
         spaces: dict[str, Tensor] = loss.spaces
         return spaces
+
+    def _forward(self, model: nn.Module, batch: Batch, step: int) -> JointLoss:
+        try:
+            loss: JointLoss = model(batch)
+        except NotFinite as error:
+            raise self._diverged(f"at step {step + 1}: {error}") from error
+        return loss
+
+    def _diverged(self, where: str) -> UserError:
+        return UserError(
+            f"training diverged {where}; lower train.learning_rates or set train.precision=no"
+        )
 
     def _learning_rate_scale(self, step: int) -> float:
         return learning_rate_scale(step, self.recipe.train.warmup_steps, self.recipe.train.steps)
@@ -160,10 +172,7 @@ class Training:
     ) -> None:
         diverged = [name for name, value in row.items() if not math.isfinite(value)]
         if "loss" in diverged or (diverged and self.accelerator.scaler is None):
-            raise UserError(
-                f"training diverged before step {step}: {', '.join(diverged)} not finite; lower "
-                "train.learning_rates or set train.precision=no"
-            )
+            raise self._diverged(f"before step {step}: {', '.join(diverged)} not finite")
         # A gradient norm that is not finite is a step that fp16's scaler skips: no number.
         row = {name: value for name, value in row.items() if name not in diverged}
         row |= spread(spaces)

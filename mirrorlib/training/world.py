@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mirrorlib.interfaces import World
+from mirrorlib.interfaces import Block, World
 
 _alone = False
 
@@ -89,8 +89,8 @@ class _GatherRows(torch.autograd.Function):
 class ProcessWorld:
     """`mirrorlib.interfaces.World` over torch.distributed; each side is gathered when asked for.
 
-    u, e: (B, Z) and labels: (B,) int64 or None, the own rows. B may differ between processes and
-    may be 0. Every process must ask for the same sides in the same order.
+    u, e: (B, Z) and labels: (B,) or (B, 3) int64 or None, the own rows. B may differ between
+    processes and may be 0. Every process must ask for the same things in the same order.
     """
 
     def __init__(self, u: Tensor, e: Tensor, labels: Tensor | None) -> None:
@@ -107,7 +107,9 @@ class ProcessWorld:
 
     @cached_property
     def rows(self) -> slice:
-        rank = dist.get_rank() if self.size > 1 else 0
+        return self._rows_of(dist.get_rank() if self.size > 1 else 0)
+
+    def _rows_of(self, rank: int) -> slice:
         first = sum(self._counts[:rank])
         return slice(first, first + self._counts[rank])
 
@@ -124,6 +126,47 @@ class ProcessWorld:
         if self._own_labels is None:
             return None
         return gather_rows(self._own_labels, self._counts)
+
+    def blocks(self, *extra: Tensor) -> Iterator[Block]:
+        """The rows of every process, the own first, passed on from process to process in a ring:
+        no process ever holds more than its own rows, those it reads and those on their way.
+
+        One pass sends (N - B') rows from each process, B' those of the next in the ring.
+        """
+        labels = [] if self._own_labels is None else [self._own_labels]
+        own = [x.detach().contiguous() for x in (self._own_u, self._own_e, *labels, *extra)]
+        for rank, held in ring(own, self._counts):
+            u, e, *rest = held
+            yield Block(
+                self._rows_of(rank), u, e, rest[0] if labels else None, tuple(rest[len(labels) :])
+            )
+
+
+def ring(own: Sequence[Tensor], counts: Sequence[int]) -> Iterator[tuple[int, list[Tensor]]]:
+    """Each process's rank and tensors, the own first. own: tensors (B, ...) alike but for B in
+    all processes; counts: their B. While one process's rows are read the next are on their way.
+    Collective: exhaust it."""
+    size = len(counts)
+    rank = dist.get_rank() if size > 1 else 0
+    held, holder = list(own), rank
+    for _ in range(size - 1):
+        coming = (holder - 1) % size
+        received = [x.new_empty((counts[coming], *x.shape[1:])) for x in held]
+        going = _exchange(held, received, (rank + 1) % size, (rank - 1) % size)
+        yield holder, held
+        for transfer in going:
+            transfer.wait()
+        held, holder = received, coming
+    yield holder, held
+
+
+def _exchange(
+    sent: Sequence[Tensor], received: Sequence[Tensor], following: int, preceding: int
+) -> list[Any]:
+    """Starts the transfers; tensors without elements are not sent."""
+    transfers = [dist.P2POp(dist.isend, x, following) for x in sent if x.numel()]
+    transfers += [dist.P2POp(dist.irecv, x, preceding) for x in received if x.numel()]
+    return dist.batch_isend_irecv(transfers) if transfers else []
 
 
 def make_world(u: Tensor, e: Tensor, labels: Tensor | None) -> World | None:

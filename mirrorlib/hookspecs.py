@@ -8,8 +8,8 @@ their code by import strings, so that listing plugins never imports torch:
 
     @hookimpl
     def mirrorlib_objectives():
-        return [Component("cosine", build="my_plugin.loss:Cosine", config="my_plugin.loss:Config",
-                          summary="one minus the cosine of matching rows")]
+        return [Component("margin", build="my_plugin.loss:Margin", config="my_plugin.loss:Config",
+                          summary="pulls pairs within a margin")]
 """
 
 from __future__ import annotations

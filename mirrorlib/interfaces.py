@@ -349,7 +349,8 @@ class World(Protocol):
     def blocks(self, *extra: Tensor) -> Iterator[Block]:
         """The rows of every process, the own first, one process at a time, without gradients.
 
-        extra: own tensors (B, ...) that travel along. Every process must exhaust it as often.
+        extra: own tensors (B, ...) that travel along. A block's tensors are the caller's until the
+        next is asked for. Every process must exhaust it as often.
         """
         ...
 

@@ -207,19 +207,19 @@ def test_the_plugin_of_twenty_lines(folder: Path):
     place = folder / "plugin"
     place.mkdir()
     (place / "pyproject.toml").write_text(project.partition("\n")[2])
-    (place / "mirrorlib_cosine.py").write_text(code.partition("\n")[2])
+    (place / "mirrorlib_margin.py").write_text(code.partition("\n")[2])
     site = folder / "site"
     pip = f"pip install --quiet --no-deps --no-build-isolation --no-index --target {site} ."
     done = shell(f"python -m {pip}", place)
     assert done.returncode == 0, done.stderr
     path = {"PYTHONPATH": str(site)}
     rows = json.loads(shell("mirrorlib plugins --json", folder, **path).stdout)
-    (row,) = [row for row in rows if row["distribution"] == "mirrorlib-cosine"]
+    (row,) = [row for row in rows if row["distribution"] == "mirrorlib-margin"]
     assert row["status"] == "ok"
     assert row["components"] == [
-        {"kind": "objective", "name": "cosine", "summary": "pulls pairs together"}
+        {"kind": "objective", "name": "margin", "summary": "pulls pairs within a margin"}
     ]
-    command = quickly("python -m mirrorlib.run my-run.yaml", "objective={name: cosine}", "name=own")
+    command = quickly("python -m mirrorlib.run my-run.yaml", "objective={name: margin}", "name=own")
     done = shell(command, folder, **path)
     assert done.returncode == 0, done.stderr[-2000:]
     last = json.loads((folder / "runs/own/metrics.jsonl").read_text().splitlines()[0])

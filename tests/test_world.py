@@ -1,4 +1,4 @@
-"""Gathering over processes: order, dtypes, uneven rows and gradients."""
+"""Rows of other processes: order, dtypes, uneven rows and gradients."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from mirrorlib.testing import run_in_processes
 from mirrorlib.training.world import ProcessWorld, gather_rows, make_world, row_counts
 
 COUNTS = [2, 4]
+WHOLE = torch.arange(6)[:, None] + torch.tensor([0, 10, 20])
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
@@ -56,12 +57,19 @@ def worlds() -> dict[str, object]:
     u, e = own_rows(torch.float64), -own_rows(torch.float64)
     world = make_world(u, e, u[:, 0].long())
     assert world is not None and make_world(u, e, None).labels is None
+    levels = make_world(u, e, u.long())
+    blocks = [
+        [b.rows.start, *(x.clone() for x in (b.u, b.e, b.labels, *b.extra))]
+        for b in levels.blocks(2 * u[:, 0])
+    ]
     return {
         "size": world.size,
         "total": world.total,
         "rows": [world.rows.start, world.rows.stop],
         "own": torch.equal(world.u[world.rows], u) and torch.equal(world.e[world.rows], e),
         "labels": world.labels,
+        "levels": levels.labels,
+        "blocks": blocks,
     }
 
 
@@ -79,13 +87,12 @@ def two_processes() -> list[dict[str, object]]:
 
 
 def test_rows_are_in_order_of_rank_and_gradients_are_summed(two_processes):
-    expected = torch.arange(6)[:, None] + torch.tensor([0, 10, 20])
     for rank, found in enumerate(two_processes):
         assert found["counts"].tolist() == COUNTS
         assert found["labels"].tolist() == list(range(6))
-        own = expected[: COUNTS[0]] if rank == 0 else expected[COUNTS[0] :]
+        own = WHOLE.split(COUNTS)[rank]
         for dtype in FLOATS:
-            assert torch.equal(found[f"{dtype}"], expected.to(dtype))
+            assert torch.equal(found[f"{dtype}"], WHOLE.to(dtype))
             # d/dx of x^2 in one process and of x^2 + x in the other
             torch.testing.assert_close(found[f"{dtype} gradient"], (4 * own + 1).to(dtype))
 
@@ -100,6 +107,20 @@ def test_two_processes_train_as_one(two_processes):
         assert (world["size"], world["total"], world["own"]) == (2, 6, True)
         assert world["rows"] == ([0, 2] if rank == 0 else [2, 6])
         assert world["labels"].tolist() == list(range(6))
+        assert torch.equal(world["levels"], WHOLE)
+
+
+def test_blocks_are_the_own_rows_and_then_the_others(two_processes):
+    parts = WHOLE.split(COUNTS)
+    for rank, found in enumerate(two_processes):
+        blocks = found["world"]["blocks"]
+        assert len(blocks) == 2
+        for (start, u, e, labels, extra), holder in zip(blocks, (rank, 1 - rank), strict=True):
+            assert start == (0, COUNTS[0])[holder]
+            expected = parts[holder]
+            assert torch.equal(u, expected.double()) and torch.equal(e, -expected.double())
+            assert torch.equal(labels, expected)
+            assert torch.equal(extra, 2 * expected[:, 0].double())
 
 
 def test_one_process_gathers_nothing():
@@ -108,3 +129,6 @@ def test_one_process_gathers_nothing():
     assert make_world(x, x, None) is None
     world = ProcessWorld(x, x, None)
     assert (world.size, world.total, world.rows) == (1, 3, slice(0, 3)) and world.u is x
+    (block,) = world.blocks(x[:, 0])
+    assert block.rows == slice(0, 3) and block.labels is None and not block.u.requires_grad
+    assert torch.equal(block.u, x) and torch.equal(block.extra[0], x[:, 0])

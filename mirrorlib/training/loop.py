@@ -137,13 +137,8 @@ class Training:
         try:
             loss: JointLoss = model(batch)
         except NotFinite as error:
-            raise self._diverged(f"at step {step + 1}: {error}") from error
+            raise divergence(f"at step {step + 1}: {error}") from error
         return loss
-
-    def _diverged(self, where: str) -> UserError:
-        return UserError(
-            f"training diverged {where}; lower train.learning_rates or set train.precision=no"
-        )
 
     def _learning_rate_scale(self, step: int) -> float:
         return learning_rate_scale(step, self.recipe.train.warmup_steps, self.recipe.train.steps)
@@ -172,7 +167,7 @@ class Training:
     ) -> None:
         diverged = [name for name, value in row.items() if not math.isfinite(value)]
         if "loss" in diverged or (diverged and self.accelerator.scaler is None):
-            raise self._diverged(f"before step {step}: {', '.join(diverged)} not finite")
+            raise divergence(f"before step {step}: {', '.join(diverged)} not finite")
         # A gradient norm that is not finite is a step that fp16's scaler skips: no number.
         row = {name: value for name, value in row.items() if name not in diverged}
         row |= spread(spaces)
@@ -223,3 +218,9 @@ class Training:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         meter.load_state(state["meter"])
         return recorded_step(checkpoint)
+
+
+def divergence(where: str) -> UserError:
+    return UserError(
+        f"training diverged {where}; lower train.learning_rates or set train.precision=no"
+    )

@@ -129,7 +129,8 @@ class ProcessWorld:
 
     def blocks(self, *extra: Tensor) -> Iterator[Block]:
         """The rows of every process, the own first, passed on from process to process in a ring:
-        no process ever holds more than its own rows, those it reads and those on their way.
+        no process ever holds more than its own rows, those it reads and those on their way. A
+        block's tensors are the caller's until the next is asked for.
 
         One pass sends (N - B') rows from each process, B' those of the next in the ring.
         """
@@ -144,14 +145,17 @@ class ProcessWorld:
 
 def ring(own: Sequence[Tensor], counts: Sequence[int]) -> Iterator[tuple[int, list[Tensor]]]:
     """Each process's rank and tensors, the own first. own: tensors (B, ...) alike but for B in
-    all processes; counts: their B. While one process's rows are read the next are on their way.
-    Collective: exhaust it."""
+    all processes; counts: their B. While one process's rows are read the next are on their way,
+    in memory that the rows before them were in. Collective: exhaust it."""
     size = len(counts)
     rank = dist.get_rank() if size > 1 else 0
     held, holder = list(own), rank
-    for _ in range(size - 1):
+    buffers = [
+        [x.new_empty((max(counts), *x.shape[1:])) for x in own] for _ in range(min(2, size - 1))
+    ]
+    for step in range(size - 1):
         coming = (holder - 1) % size
-        received = [x.new_empty((counts[coming], *x.shape[1:])) for x in held]
+        received = [buffer[: counts[coming]] for buffer in buffers[step % 2]]
         going = _exchange(held, received, (rank + 1) % size, (rank - 1) % size)
         yield holder, held
         for transfer in going:

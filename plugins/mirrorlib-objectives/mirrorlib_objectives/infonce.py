@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import softplus
 
-from mirrorlib.interfaces import Loss, Objective, World
-from mirrorlib_objectives.batch import Batch, gather_batch, unit_rows
-from mirrorlib_objectives.config import (
-    LARGEST_LEARNABLE_TEMPERATURE,
-    SMALLEST_LEARNABLE_TEMPERATURE,
-    InfoNCEConfig,
-    Positives,
-)
+from mirrorlib.interfaces import Loss, World
+from mirrorlib_objectives.batch import check_batch
+from mirrorlib_objectives.config import InfoNCEConfig, Positives
+from mirrorlib_objectives.pairs import Comparison, compare
+from mirrorlib_objectives.temperature import TemperedObjective
 
 
-class InfoNCE(Objective):
+class InfoNCE(TemperedObjective):
     """Bidirectional InfoNCE: pick out each row's partner among all rows, by cosine.
 
     As a plain loss: `InfoNCE(temperature=0.1)(u, e).value`.
@@ -31,16 +28,16 @@ class InfoNCE(Objective):
     - masked: as diagonal, the other rows with i's label left out of the denominator.
 
     The value is the mean over rows and over both directions. Without labels all three are the
-    diagonal. A learnable temperature is stored as the logarithm of its inverse. Rows of zeros
-    have cosine 0 with every row.
+    diagonal. Rows of zeros have cosine 0 with every row, and get no gradient. Memory grows with
+    N, not N^2, once N^2 logits exceed `mirrorlib_objectives.tiles.CACHE_BYTES`.
 
-    forward raises ValueError for shapes that do not match, and for batches without rows. Its logs
-    are `loss`, `accuracy_u2e` and `accuracy_e2u` (share of rows whose nearest row is a positive),
-    `temperature` and, where only the diagonal counts, `mutual_information_bound`: log N - loss,
-    in nats (van den Oord et al., arXiv 1807.03748).
+    forward raises ValueError for shapes that do not match, numbers that are not finite and batches
+    without rows. Its logs are `loss`, `cosine` (mean of matching rows), `accuracy_u2e` and
+    `accuracy_e2u` (share of rows whose nearest row is a positive, of each process's first 256
+    rows; 0 in a space that has collapsed to a point), `temperature` and, where only the diagonal
+    counts, `mutual_information_bound`: log N - loss, in nats (van den Oord et al.,
+    arXiv 1807.03748).
     """
-
-    log_scale: nn.Parameter | None
 
     def __init__(
         self,
@@ -48,16 +45,8 @@ class InfoNCE(Objective):
         learnable_temperature: bool = False,
         positives: Positives = "multi",
     ) -> None:
-        super().__init__()
-        config = InfoNCEConfig(
-            temperature=temperature,
-            learnable_temperature=learnable_temperature,
-            positives=positives,
-        )
-        self.temperature = config.temperature
-        self.positives = config.positives
-        start = torch.tensor(-math.log(temperature))
-        self.log_scale = nn.Parameter(start) if learnable_temperature else None
+        super().__init__(temperature, learnable_temperature)
+        self.positives = InfoNCEConfig(positives=positives).positives
 
     def forward(
         self,
@@ -66,79 +55,59 @@ class InfoNCE(Objective):
         labels: Tensor | None = None,
         world: World | None = None,
     ) -> Loss:
-        with torch.autocast(u.device.type, enabled=False):
-            batch = gather_batch(u, e, labels, world)
-            scale = self._scale(batch.u)
-            unit_u, unit_e = unit_rows(batch.u), unit_rows(batch.e)
-            u2e = infonce_rows(unit_u, unit_e, batch.labels, batch.rows, scale, self.positives)
-            e2u = infonce_rows(unit_e, unit_u, batch.labels, batch.rows, scale, self.positives)
-            value = batch.weight * (u2e.loss.sum() + e2u.loss.sum()) / 2
-        return Loss(value, self._logs(value, u2e, e2u, batch, scale))
-
-    def after_step(self) -> None:
-        """Keep a learnable temperature between 0.01 and 1."""
-        if self.log_scale is not None:
-            with torch.no_grad():
-                self.log_scale.clamp_(
-                    -math.log(LARGEST_LEARNABLE_TEMPERATURE),
-                    -math.log(SMALLEST_LEARNABLE_TEMPERATURE),
-                )
-
-    def _scale(self, like: Tensor) -> Tensor:
-        if self.log_scale is None:
-            return like.new_tensor(1 / self.temperature)
-        return self.log_scale.to(like.dtype).exp()
-
-    def _logs(
-        self, value: Tensor, u2e: RowLosses, e2u: RowLosses, batch: Batch, scale: Tensor
-    ) -> dict[str, Tensor]:
-        logs = {
-            "loss": value.detach(),
-            "accuracy_u2e": batch.weight * u2e.correct.sum(),
-            "accuracy_e2u": batch.weight * e2u.correct.sum(),
-            "temperature": 1 / scale.detach(),
-        }
-        if self.positives == "diagonal" or batch.labels is None:
-            logs["mutual_information_bound"] = math.log(len(batch.u)) - value.detach()
-        return logs
+        dtype, weight = check_batch(u, e, labels, world)
+        scale = self.scale(u, dtype)
+        diagonal = labels is None or self.positives == "diagonal"
+        seen = compare(
+            u,
+            e,
+            scale,
+            largest_scale=self.largest_scale(),
+            levels=int(self.positives == "multi" and not diagonal),
+            same_label_is_negative=diagonal or self.positives == "multi",
+            labels=labels,
+            world=world,
+        )
+        partner = scale * seen.partner
+        value = partner_loss(partner, seen, weight)
+        if seen.positives_u2e.shape[1]:
+            excess = seen.positives_u2e[:, 0] + seen.positives_e2u[:, 0]
+            value = value - weight * (scale * excess).sum() / 2
+        logs = similarity_logs(value, seen, weight) | {"temperature": 1 / scale.detach()}
+        if diagonal:
+            total = len(u) if world is None else world.total
+            logs["mutual_information_bound"] = math.log(total) - value.detach()
+        return Loss(value, logs)
 
 
-@dataclass(frozen=True)
-class RowLosses:
-    """loss: (B,). correct: (B,) bool, whether the best candidate is a positive."""
+def partner_loss(partner: Tensor, seen: Comparison, weight: float) -> Tensor:
+    """Weighted sum over rows of -log of the partner's share, mean of both directions.
 
-    loss: Tensor
-    correct: Tensor
-
-
-def infonce_rows(
-    anchors: Tensor,
-    candidates: Tensor,
-    labels: Tensor | None,
-    rows: slice,
-    scale: Tensor,
-    positives: Positives,
-) -> RowLosses:
-    """InfoNCE of the anchors in `rows` against all candidates, in one direction.
-
-    anchors, candidates: (N, Z) of unit length, row i of one the partner of row i of the other.
-    labels: (N,) int64 or None. scale: (), the inverse temperature.
+    partner: (B,) logits. The negatives are summed apart from the partner, so that the loss and its
+    gradient stay exact where the partner's share is nearly 1.
     """
-    logits = scale * anchors[rows] @ candidates.T
-    partner = torch.arange(len(candidates), device=logits.device)[rows]
-    if labels is None or positives == "diagonal":
-        positive = nn.functional.one_hot(partner, len(candidates)).bool()
-    else:
-        positive = labels[rows, None] == labels
-    if positives == "masked":
-        excluded = positive.scatter(1, partner[:, None], False)
-        logits = logits.masked_fill(excluded, -math.inf)
-    if positives == "multi":
-        attraction = (logits * positive).sum(1) / positive.sum(1)
-    else:
-        attraction = logits.gather(1, partner[:, None]).squeeze(1)
-    best = logits.detach().argmax(1, keepdim=True)
-    return RowLosses(logits.logsumexp(1) - attraction, positive.gather(1, best).squeeze(1))
+    u2e, e2u = (
+        softplus(negatives - partner, threshold=40)
+        for negatives in (seen.negatives_u2e, seen.negatives_e2u)
+    )
+    return weight * (u2e + e2u).sum() / 2
+
+
+def similarity_logs(
+    value: Tensor, seen: Comparison, weight: float, levels: Sequence[str] = ()
+) -> dict[str, Tensor]:
+    """`loss`, `cosine`, and `accuracy_u2e`, `accuracy_e2u`: at the last level seen, or at each of
+    the named `levels`."""
+    rows = weight * len(seen.partner)
+    logs = {"loss": value.detach(), "cosine": weight * seen.partner.detach().sum()}
+    for name, nearest in (("u2e", seen.nearest_u2e), ("e2u", seen.nearest_e2u)):
+        hits = nearest.to(value.dtype)
+        shares = rows * hits.mean(0) if len(hits) else hits.sum(0)
+        if levels and len(shares) > 1:
+            logs |= {f"accuracy_{name}_{level}": shares[1 + i] for i, level in enumerate(levels)}
+        else:
+            logs[f"accuracy_{name}"] = shares[-1]
+    return logs
 
 
 def build_infonce(config: InfoNCEConfig) -> InfoNCE:

@@ -6,18 +6,22 @@ import torch
 from torch import Tensor
 
 from mirrorlib.interfaces import Loss, Objective, World
-from mirrorlib_objectives.batch import own_rows
+from mirrorlib_objectives.batch import check_batch
 from mirrorlib_objectives.config import MSEConfig
 
 
 class MSE(Objective):
     """Mean over rows and dimensions of (u - e)^2.
 
-    As a plain loss: `MSE()(u, e).value`. Uses no labels, and no row but a row's own partner, so
-    that nothing keeps the rows apart: it falls, too, where both sides shrink to a point.
+    As a plain loss: `MSE()(u, e).value`, u, e: (B, Z); 0 or above, in the square of their units.
+    Invariant to one rotation and one shift of both sides, not to scale. Uses no labels, and no row
+    but a row's own partner, so that nothing keeps the rows apart: it falls, too, where both sides
+    shrink to a point.
 
-    forward raises ValueError for shapes that do not match, and for batches without rows. Its log
-    is `loss`.
+    forward raises ValueError for shapes that do not match, numbers that are not finite and
+    batches without rows. Its logs are `loss`, and `square_u` and `square_e`, the mean squares of
+    either side's entries: where they fall with the loss, the sides shrink instead of coming
+    together.
     """
 
     def forward(
@@ -28,9 +32,11 @@ class MSE(Objective):
         world: World | None = None,
     ) -> Loss:
         with torch.autocast(u.device.type, enabled=False):
-            u, e, weight = own_rows(u, e, world)
+            dtype, weight = check_batch(u, e, labels, world)
+            u, e = u.to(dtype), e.to(dtype)
             value = weight * (u - e).square().mean(1).sum()
-        return Loss(value, {"loss": value.detach()})
+            squares = [weight * side.detach().square().mean(1).sum() for side in (u, e)]
+        return Loss(value, {"loss": value.detach(), "square_u": squares[0], "square_e": squares[1]})
 
 
 def build_mse(config: MSEConfig) -> MSE:

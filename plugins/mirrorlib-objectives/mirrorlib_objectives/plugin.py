@@ -8,46 +8,64 @@ from mirrorlib import Component, hookimpl
 @hookimpl
 def mirrorlib_objectives() -> list[Component]:
     return [
-        Component(
+        _component(
             "infonce",
-            build="mirrorlib_objectives.infonce:build_infonce",
-            config="mirrorlib_objectives.config:InfoNCEConfig",
-            summary="bidirectional InfoNCE over cosine similarities, the paper's objective",
+            "InfoNCEConfig",
+            "bidirectional InfoNCE over cosine similarities, the paper's objective",
         ),
-        Component(
+        _component(
+            "hierarchical",
+            "HierarchicalConfig",
+            "InfoNCE whose positives share episode, instruction and task at once, weighted",
+        ),
+        _component(
+            "siglip",
+            "SigLIPConfig",
+            "every pair judged by itself: a sigmoid in place of the softmax",
+        ),
+        _component(
+            "dcl",
+            "DCLConfig",
+            "InfoNCE without the positive in its denominator; needs no large batch",
+        ),
+        _component(
+            "debiased", "DebiasedConfig", "InfoNCE less what unknown positives add to the negatives"
+        ),
+        _component("cosine", "CosineConfig", "one minus the cosine of matching rows (REPA)"),
+        _component("mse", "MSEConfig", "mean squared error between matching rows"),
+        _component(
+            "vicreg", "VICRegConfig", "matching rows alike, every dimension spread, none redundant"
+        ),
+        _component(
+            "barlow",
+            "BarlowConfig",
+            "cross-correlation of the two sides' dimensions made the identity",
+        ),
+        _component(
             "cka",
-            build="mirrorlib_objectives.cka:build_cka",
-            config="mirrorlib_objectives.config:CKAConfig",
-            summary="one minus the debiased linear CKA; needs batches of 32",
+            "CKAConfig",
+            "one minus the CKA, linear or Gaussian, debiased; needs batches of 32",
         ),
-        Component(
-            "mse",
-            build="mirrorlib_objectives.mse:build_mse",
-            config="mirrorlib_objectives.config:MSEConfig",
-            summary="mean squared error between matching rows",
+        _component(
+            "distill", "DistillConfig", "one side's similarities between rows teach the other's"
         ),
-        Component(
-            "none",
-            build="mirrorlib_objectives.none:build_none",
-            config="mirrorlib_objectives.config:NoneConfig",
-            summary="no alignment: the baseline, at no cost",
-        ),
+        _component("none", "NoneConfig", "no alignment: the baseline, at no cost"),
     ]
 
 
 @hookimpl
 def mirrorlib_projectors() -> list[Component]:
     return [
-        Component(
-            "linear",
-            build="mirrorlib_objectives.linear:build_linear",
-            config="mirrorlib_objectives.config:LinearConfig",
-            summary="one linear layer, the paper's projector",
-        ),
-        Component(
-            "mlp",
-            build="mirrorlib_objectives.mlp:build_mlp",
-            config="mirrorlib_objectives.config:MLPConfig",
-            summary="three linear layers with SiLU between, REPA's projector",
+        _component("linear", "LinearConfig", "one linear layer, the paper's projector"),
+        _component("mlp", "MLPConfig", "three linear layers with SiLU between, REPA's projector"),
+        _component(
+            "identity",
+            "IdentityConfig",
+            "nothing: representations of one width are compared as they are",
         ),
     ]
+
+
+def _component(name: str, config: str, summary: str) -> Component:
+    package = "mirrorlib_objectives"
+    return Component(name, f"{package}.{name}:build_{name}", f"{package}.config:{config}", summary)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
+from mirrorlib_objectives import tiles
 from mirrorlib_objectives.config import InfoNCEConfig
 from mirrorlib_objectives.infonce import InfoNCE, build_infonce
 
@@ -86,6 +87,7 @@ def test_logs():
     e = torch.eye(4)[[0, 1, 3, 2]]
     logs = InfoNCE(positives="diagonal")(u, e).logs
     assert logs["accuracy_u2e"].item() == logs["accuracy_e2u"].item() == 0.5
+    assert logs["cosine"].item() == 0.5
     assert logs["temperature"].item() == pytest.approx(0.1)
     assert logs["mutual_information_bound"].item() == pytest.approx(
         math.log(4) - logs["loss"].item()
@@ -94,6 +96,51 @@ def test_logs():
     assert alike["accuracy_u2e"].item() == 1.0
     assert "mutual_information_bound" not in alike
     assert not any(value.requires_grad for value in alike.values())
+
+
+def shares(u: Tensor, e: Tensor, labels: list[int], positives: str, first: int) -> list[float]:
+    """Of the first rows, in either direction, those with a positive nearer than all others."""
+    cosines = (u.double() / u.double().norm(dim=1)[:, None]) @ e.double().T / e.double().norm(dim=1)
+    found = []
+    for table in (cosines.tolist(), cosines.T.tolist()):
+        hits = 0
+        for i, row in enumerate(table[:first]):
+            same = [j for j, label in enumerate(labels) if label == labels[i]]
+            chosen = same if positives == "multi" else [i]
+            dropped = same if positives == "masked" else chosen
+            others = [cosine for j, cosine in enumerate(row) if j not in dropped]
+            hits += all(max(row[j] for j in chosen) > other + 1e-9 for other in others)
+        found.append(hits / first)
+    return found
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.1])
+@pytest.mark.parametrize("tile", [2, 5, 64])
+@pytest.mark.parametrize("positives", ["diagonal", "multi", "masked"])
+def test_accuracy_counts_ties_against_the_row(monkeypatch, positives, tile, temperature):
+    """Corners of a cube: many rows are the same. The first tile's rows count."""
+    monkeypatch.setattr(tiles, "TILE", tile)
+    for seed in range(6):
+        generator = torch.Generator().manual_seed(seed)
+        u = torch.randint(0, 2, (12, 4), generator=generator) * 2.0 - 1
+        e = torch.where(torch.rand(12, 4, generator=generator) < 0.9, u, -u)
+        labels = torch.randint(0, 4, (12,), generator=generator)
+        logs = InfoNCE(temperature, positives=positives)(u, e, labels).logs
+        expected = shares(u, e, labels.tolist(), positives, min(tile, 12))
+        found = [logs["accuracy_u2e"].item(), logs["accuracy_e2u"].item()]
+        assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("labels", [None, [0, 0, 0, 1, 1, 2]])
+@pytest.mark.parametrize("tile", [2, 64])
+@pytest.mark.parametrize("positives", ["diagonal", "multi", "masked"])
+def test_no_row_is_found_in_a_space_that_collapsed(monkeypatch, positives, tile, labels):
+    monkeypatch.setattr(tiles, "TILE", tile)
+    rows = torch.tensor([[1.0, 2.0, 3.0]]).repeat(6, 1)
+    labels = None if labels is None else torch.tensor(labels)
+    logs = InfoNCE(positives=positives)(rows, 2 * rows, labels).logs
+    assert logs["accuracy_u2e"].item() == logs["accuracy_e2u"].item() == 0
+    assert logs["cosine"].item() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -138,11 +185,12 @@ def test_after_step_keeps_the_temperature_in_range():
 @pytest.mark.parametrize(
     ("u", "e", "labels", "message"),
     [
-        (torch.ones(2, 3), torch.ones(4, 3), None, r"\(2, 3\) and \(4, 3\)"),
-        (torch.ones(2, 3), torch.ones(2, 4), None, r"\(2, 3\) and \(2, 4\)"),
+        (torch.ones(2, 3), torch.ones(4, 3), None, r"\(2, 3\) on cpu and \(4, 3\) on cpu"),
+        (torch.ones(2, 3), torch.ones(2, 4), None, r"\(2, 3\) on cpu and \(2, 4\) on cpu"),
         (torch.ones(2), torch.ones(2, 3), None, r"u must have shape \(B, Z\), not \(2,\)"),
         (torch.ones(2, 3), torch.ones(2, 3).long(), None, "e must be floating point"),
         (torch.ones(0, 3), torch.ones(0, 3), None, r"no rows to align: u has shape \(0, 3\)"),
+        (torch.ones(2, 3), torch.full((2, 3), math.nan), None, "e: row 0 of 2 is not finite"),
         (torch.ones(2, 3), torch.ones(2, 3), torch.ones(3).long(), r"labels .* not .* \(3,\)"),
         (torch.ones(2, 3), torch.ones(2, 3), torch.ones(2), "labels must be int64"),
     ],

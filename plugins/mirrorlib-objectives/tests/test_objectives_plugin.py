@@ -13,7 +13,8 @@ from torch.nn.functional import silu
 
 from mirrorlib.errors import UserError
 from mirrorlib_objectives import plugin
-from mirrorlib_objectives.config import LinearConfig, MLPConfig
+from mirrorlib_objectives.config import IdentityConfig, LinearConfig, MLPConfig
+from mirrorlib_objectives.identity import build_identity
 from mirrorlib_objectives.linear import build_linear
 from mirrorlib_objectives.mlp import build_mlp
 from mirrorlib_objectives.none import NoAlignment
@@ -46,6 +47,17 @@ def test_mlp_projector():
         build_mlp(MLPConfig())
     with pytest.raises(ValidationError):
         MLPConfig(layers=1)
+
+
+def test_identity_projector():
+    projector = build_identity(IdentityConfig(input_dim=5))
+    x = torch.randn(3, 5)
+    assert projector(x) is x and projector.output_dim == 5
+    assert not list(projector.parameters())
+    with pytest.raises(UserError, match="projector identity: input_dim"):
+        build_identity(IdentityConfig())
+    with pytest.raises(ValidationError, match="dim"):
+        IdentityConfig(input_dim=5, dim=5)
 
 
 def test_no_alignment_is_a_zero_attached_to_nothing():

@@ -10,7 +10,7 @@ own rows of each side, and their gradients by hand:
   others' rows only the rows, their log-sum-exps and what the loss weighs these by.
 
 With u and e of s bytes a number, L columns of labels (8 bytes each; where there are some they
-travel), l of them compared, results of s' bytes a number and B' rows in the next process, each
+travel), of which l are compared, results of s' bytes a number and B' rows in the next process, each
 process sends (N - B') (2 Z s + 8 L) bytes forward and (N - B') (2 Z s + 8 L + 4 s' + 2 l s')
 backward, besides the number of its rows.
 """

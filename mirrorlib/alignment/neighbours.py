@@ -25,6 +25,9 @@ from mirrorlib.alignment.rows import (
     without_autocast,
 )
 
+SPARE = 8
+"""Scores beyond the k-th that are looked at for ties with it."""
+
 
 class Nearest(NamedTuple):
     """The k nearest of some rows, and whatever ties with the k-th, each (M,).
@@ -127,28 +130,14 @@ def _nearest(x: Tensor, block: slice, k: int) -> Nearest:
 def _candidates(scores: Tensor, k: int) -> tuple[Tensor, Tensor | None]:
     """Scores among which are the k largest of each row and all that tie with the k-th.
 
-    scores: (B, N). Returns (B, C) scores and their columns; None where they are all columns. With
-    the columns in groups, they are in the k groups of largest maximum or in no group, unless more
-    than k groups reach the k-th score: then ties are many, and every column is a candidate.
+    scores: (B, N). Returns (B, C) scores and their columns; None where they are all columns, as
+    more than SPARE tie.
     """
-    size = math.isqrt(scores.shape[1] // k)
-    if size < 2:
+    values, columns = scores.topk(min(k + SPARE, scores.shape[1]))
+    lower = values[:, k - 1] - TIED * torch.finfo(scores.dtype).eps
+    if bool((values[:, -1] >= lower).any()):
         return scores, None
-    count = scores.shape[1] // size
-    groups = scores[:, : size * count].unflatten(1, (size, count))
-    largest = groups.amax(1)
-    values, best = largest.topk(k)
-    lower = values[:, -1:] - TIED * torch.finfo(scores.dtype).eps
-    if bool(((largest >= lower).sum(1) > k).any()):
-        return scores, None
-    members = groups.gather(2, best[:, None].expand(-1, size, -1)).flatten(1)
-    firsts = torch.arange(size, device=scores.device)[:, None] * count
-    columns = (best[:, None] + firsts).flatten(1)
-    rest = torch.arange(size * count, scores.shape[1], device=scores.device)
-    return (
-        torch.cat([members, scores[:, size * count :]], 1),
-        torch.cat([columns, rest.expand(len(scores), -1)], 1),
-    )
+    return values, columns
 
 
 def _on_both(of_x: Nearest, of_y: Nearest) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mirrorlib.errors import NotFinite
 from mirrorlib.interfaces import World
+from mirrorlib_objectives.rows import SMALLEST_NORM
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,7 @@ def check_batch(
 def unit_rows(x: Tensor) -> Tensor:
     """Rows of x: (N, Z) scaled to length 1. A row of zeros stays zero and gets no gradient."""
     norm = x.norm(dim=1, keepdim=True)
-    smallest = 1e-12
-    return torch.where(norm <= smallest, 0.0, x / norm.clamp_min(smallest))
+    return torch.where(norm <= SMALLEST_NORM, 0.0, x / norm.clamp_min(SMALLEST_NORM))
 
 
 def _check_labels(labels: Tensor | None, shape: tuple[int, ...], device: torch.device) -> None:

@@ -32,6 +32,7 @@ import statistics
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -43,7 +44,7 @@ import mirrorlib
 from mirrorlib import alignment
 from mirrorlib.assembly import assemble, prepare_cache
 from mirrorlib.data.pairing import LEVELS, BatchPlan, plan_batches
-from mirrorlib.evaluation.alignment import Represented, represent
+from mirrorlib.evaluation.representations import Represented, represent
 from mirrorlib.interfaces import Objective
 from mirrorlib.randomness import seeded
 from mirrorlib.recipe import Recipe, load_recipe
@@ -89,8 +90,8 @@ def load(checkpoint: Path) -> tuple[Recipe, Represented, Represented]:
     )
     train_u, test_u = _standardised(train.u, test.u)
     train_e, test_e = _standardised(train.e, test.e)
-    fitted = Represented(train_u, train_e, train.labels)
-    return recipe, fitted, Represented(test_u, test_e, test.labels)
+    fitted = replace(train, u=train_u, e=train_e)
+    return recipe, fitted, replace(test, u=test_u, e=test_e)
 
 
 def _standardised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:

@@ -149,7 +149,7 @@ def build_joint(recipe: Recipe, properties: DataProperties) -> Joint:
                 f"{e_dim}, which cannot be compared; choose one that maps both to one width, "
                 "such as linear"
             )
-    weights = Weights(recipe.train.weights.executor, recipe.train.weights.alignment)
+    weights = Weights(**dict(recipe.train.weights))
     return Joint(observer, executor, projectors, objective, weights, recipe.pairing)
 
 

@@ -25,12 +25,14 @@ from mirrorlib.assembly import (
 from mirrorlib.data.batches import PlannedBatches
 from mirrorlib.data.cache import SPLITS, Cache
 from mirrorlib.evaluation.evaluate import Evaluation
+from mirrorlib.files import writing
 from mirrorlib.hookspecs import RunInfo
 from mirrorlib.interfaces import Source
 from mirrorlib.monitor import Monitor
 from mirrorlib.plugins import installed
 from mirrorlib.randomness import derive_seed, seeded
 from mirrorlib.recipe import Recipe, load_recipe
+from mirrorlib.records import make_record
 from mirrorlib.registry import build_section
 from mirrorlib.reporting.report import Report
 from mirrorlib.run_folder import RunFolder, opened
@@ -67,6 +69,8 @@ def run(recipe: Recipe) -> Report:
             if started:
                 facts["continued from"] = f"step {started}; the times are of the rest"
             report = _evaluated(parts, cache, tracked, steps, facts)
+            if parts.accelerator.is_main_process and steps == recipe.train.steps:
+                _leave_record(report, recipe)
         if tracked.tracker is not None and tracked.tracker.sent:
             folder.finish()
         return report
@@ -162,8 +166,8 @@ def _tags(recipe: Recipe, folder: Path) -> dict[str, str]:
         "recipe_sha": recipe.sha,
         "run_folder": str(folder),
     }
-    if sha := git_sha():
-        tags["git_sha"] = sha
+    optional = {"git_sha": git_sha(), "suite": recipe.tracking.suite, "arm": recipe.tracking.arm}
+    tags |= {name: value for name, value in optional.items() if value is not None}
     return tags | recipe.tracking.tags
 
 
@@ -230,6 +234,16 @@ def _publish(report: Report, recipe: Recipe, tracker: Tracker, info: RunInfo) ->
     tracker.artifact(report.write())
     print(f"\n{report.table()}\nsee all runs: mirrorlib ui", flush=True)
     installed().notify("evaluated", run=info, report=MappingProxyType(dict(report.metrics)))
+
+
+def _leave_record(report: Report, recipe: Recipe) -> None:
+    """Raises UserError where it cannot be written."""
+    if recipe.tracking.records is None:
+        return
+    folder = Path(recipe.tracking.records)
+    record = make_record(recipe, report, git_sha())
+    with writing(folder / record.file_name):
+        print(f"record: {record.write(folder)}", flush=True)
 
 
 def _told_again(folder: RunFolder, accelerator: Accelerator) -> Report:

@@ -80,9 +80,18 @@ class Recipe(Section):
 
     @property
     def sha(self) -> str:
-        """Twelve digits that differ whenever the resolved recipe does."""
-        text = json.dumps(self.resolved(), sort_keys=True)
+        """Twelve digits that differ whenever something that decides a number does."""
+        text = json.dumps(self.decisive(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def decisive(self) -> dict[str, Any]:
+        """The leaves of the resolved recipe, as `a.b` -> value, but for those that decide where
+        and how a run is kept, and not what comes out of it."""
+        return {
+            key: value
+            for key, value in flatten(self.resolved())
+            if not any(key == free or key.startswith(f"{free}.") for free in INCIDENTAL)
+        }
 
 
 COMPONENTS: Mapping[Keys, Kind] = {
@@ -93,6 +102,13 @@ COMPONENTS: Mapping[Keys, Kind] = {
     ("objective",): "objective",
     ("evaluation", "simulator"): "simulator",
 }
+INCIDENTAL = (
+    "name", "output", "tracking", "data.cache", "data.workers", "evaluation.workers",
+    "evaluation.video_camera", "train.log_every", "train.checkpoint_every",
+    "train.keep_checkpoints",
+)  # fmt: skip
+"""What decides no number of a run. (`evaluation.workers` decides which scenes the policy acts in at
+once, and so its rounding; a machine's default is the number of its cores.)"""
 DEFAULTS: Mapping[Keys, Mapping[str, Any]] = {("projector",): {"name": "linear"}}
 
 

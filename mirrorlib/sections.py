@@ -84,8 +84,9 @@ class BatchSection(Section):
 
 
 class WeightsSection(Section):
-    """L = L_AU + executor * L_EE + alignment * L_align."""
+    """L = observer * L_AU + executor * L_EE + alignment * L_align."""
 
+    observer: Weight = Field(1.0, description="Weight of the observer's loss; the paper's is 1.")
     executor: Weight = Field(1.0, description="Weight w_e of the executor's loss.")
     alignment: Weight = Field(0.5, description="Weight w_a of the alignment loss.")
 
@@ -167,3 +168,12 @@ class TrackingSection(Section):
 
     experiment: str = Field("mirrorlib", min_length=1, description="MLflow's experiment.")
     tags: dict[str, str] = Field({}, description="More tags for the MLflow run.")
+    suite: str | None = Field(None, description="The suite of runs that this one belongs to.")
+    arm: str | None = Field(
+        None, description="What is compared under this name; null: the objective's name."
+    )
+    records: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder where a finished run leaves a small JSON record; null: none.",
+    )

@@ -13,8 +13,9 @@ from scipy.stats import binomtest
 
 from mirrorlib.data.store import Layout, StoredEpisode, write_episode
 from mirrorlib.errors import UserError
-from mirrorlib.evaluation.alignment import Represented, fresh_probe, recalls
+from mirrorlib.evaluation.alignment import fresh_probe, recalls
 from mirrorlib.evaluation.recognition import recognise
+from mirrorlib.evaluation.representations import Represented
 from mirrorlib.evaluation.rollouts import Rollout, Scene, SimulatorFailed, roll_out
 from mirrorlib.evaluation.statistics import wilson
 from mirrorlib.interfaces import EpisodeKey
@@ -180,6 +181,9 @@ def represented(shared: bool, seed: int, count: int = 240) -> Represented:
         cause @ maps[0] + 0.3 * noise[0],
         (cause if shared else other) @ maps[1] + 0.3 * noise[1],
         labels.long(),
+        names=[f"test/lift/0/{i}" for i in range(count)],
+        instructions=[f"lift {i // 20}" for i in range(count)],
+        tasks=["lift"] * count,
     )
 
 

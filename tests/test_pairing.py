@@ -1,4 +1,4 @@
-"""Batches and pairs, against what PAPER.md's three granularities mean."""
+"""Batches and pairs, against what the three granularities mean."""
 
 from __future__ import annotations
 

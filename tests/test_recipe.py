@@ -38,7 +38,11 @@ def test_values_and_defaults(recipe_file: Path, registry: Registry) -> None:
     assert recipe.objective.options == {"temperature": 0.2}
     assert recipe.observer.config.trunk.width == 16
     assert recipe.projector.name == "linear"
-    assert recipe.train.weights.model_dump() == {"executor": 1.0, "alignment": 0.25}
+    assert recipe.train.weights.model_dump() == {
+        "observer": 1.0,
+        "executor": 1.0,
+        "alignment": 0.25,
+    }
     assert recipe.train.learning_rates.observer == 1e-3
     assert recipe.train.precision is None
     assert recipe.batch.model_dump() == {"instructions": 16, "episodes": 2}

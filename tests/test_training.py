@@ -65,7 +65,7 @@ def build_joint(dtype: torch.dtype = torch.float32) -> Joint:
         FakeExecutor(),
         (FakeProjector(4), FakeProjector(5)),
         FakeObjective(),
-        Weights(executor=2.0, alignment=0.5),
+        Weights(observer=1.0, executor=2.0, alignment=0.5),
         "instruction",
     )
     return joint.to(dtype)
@@ -360,6 +360,7 @@ def test_workers_that_read_ahead_change_nothing_and_survive_a_signal(
     tmp_path: Path, recipe, monkeypatch
 ):
     expected, _ = run_training(tmp_path / "a", recipe)
+    others = psutil.Process().children()  # what earlier tests may have left
     monkeypatch.setattr(Training, "_workers", lambda self: 2)
     found, _ = run_training(tmp_path / "b", recipe)
     for name, tensor in expected.state_dict().items():
@@ -369,7 +370,7 @@ def test_workers_that_read_ahead_change_nothing_and_survive_a_signal(
     def interrupt(self: FakeObjective) -> None:
         calls.append(1)
         if len(calls) == 2:
-            workers = psutil.Process().children()
+            workers = [child for child in psutil.Process().children() if child not in others]
             assert len(workers) == 2
             for worker in workers:
                 worker.send_signal(signal.SIGTERM)

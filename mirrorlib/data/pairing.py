@@ -3,7 +3,7 @@
 A batch is P instructions x K episodes; each episode gives one clip and one keyframe step. Pairing
 permutes the steps against the clips: by episode the identity, by instruction or task a
 derangement within the group. So every pairing sees the same data in the same order, and a clip
-meets its own episode's step only when pairing by episode (PAPER.md, "Positive pairs").
+meets its own episode's step only when pairing by episode (arXiv 2509.21136).
 """
 
 from __future__ import annotations

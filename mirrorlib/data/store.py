@@ -122,6 +122,12 @@ class StoredEpisode:
         self.descriptions: list[str] = header["descriptions"]
         self.origin: dict[str, Any] = header["origin"]
 
+    @property
+    def name(self) -> str:
+        """split/task/variation/index, as its key is written."""
+        variation, index = self.path.stem.split("-")
+        return "/".join((*self.path.parts[-3:-1], variation, index))
+
     @cached_property
     def instruction(self) -> str:
         """The key of a positive pair: the first description, normalised."""

@@ -3,13 +3,10 @@
 Two recalls: through the projectors that were trained (they exist only where an objective was),
 and through *fresh* linear maps fitted on the frozen representations of the training episodes,
 with one split and one budget for every arm: the only recall that is compared across arms
-(SCIENCE.md, "Traps"; PAPER.md, "Probe").
+(the probe of arXiv 2509.21136).
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,52 +17,13 @@ from mirrorlib.alignment import (
     mutual_information_bound,
     recall_at_k,
 )
-from mirrorlib.data.batches import (
-    Batch,
-    collate_clips,
-    collate_steps,
-    label_episodes,
-    middle_clip,
-)
-from mirrorlib.data.store import StoredEpisode
+from mirrorlib.evaluation.representations import Represented
 from mirrorlib.randomness import seeded
-from mirrorlib.training.joint import Joint, representations
 
 TEMPERATURE = 0.1
 """Of the fresh probe and of the mutual information bound: the paper's default, in every arm."""
 LEVELS_READ = ((1, ""), (0, "_episode"))
 """Column of the labels, and the suffix of its metrics: the same instruction, the same scene."""
-
-
-@dataclass(frozen=True)
-class Represented:
-    """u: (E, D_u) and e: (E, D_e) of E episodes; labels: (E, 3) episode, instruction, task."""
-
-    u: Tensor
-    e: Tensor
-    labels: Tensor
-
-
-def represent(
-    joint: Joint,
-    episodes: Sequence[StoredEpisode],
-    *,
-    clip_frames: int,
-    camera: str,
-    device: torch.device,
-) -> Represented:
-    """An episode is its clip's u and the mean of e over its keyframes, as float32 on the CPU."""
-    us, es = [], []
-    for episode in episodes:
-        seeds = torch.zeros(episode.steps, dtype=torch.int64)
-        clips = collate_clips([middle_clip(episode, clip_frames, camera)], seeds[:1])
-        wording = episode.descriptions[0]
-        steps = collate_steps([(episode, i, wording) for i in range(episode.steps)], seeds)
-        batch = Batch(clips, steps, seeds[:1], seeds[:1].bool()).to(device)
-        u, e = representations(joint, batch)
-        us.append(u.cpu())
-        es.append(e.mean(0, keepdim=True).cpu())
-    return Represented(torch.cat(us), torch.cat(es), torch.from_numpy(label_episodes(episodes)))
 
 
 def recalls(zu: Tensor, ze: Tensor, labels: Tensor) -> dict[str, float]:
@@ -81,13 +39,6 @@ def recalls(zu: Tensor, ze: Tensor, labels: Tensor) -> dict[str, float]:
         metrics[f"recall_at_1_e2u{suffix}"] = float(recall_at_k(scores.T, relevant.T))
         metrics[f"recall_at_1_chance{suffix}"] = float(chance_recall_at_k(relevant))
     return metrics
-
-
-def project(joint: Joint, represented: Represented, device: torch.device) -> tuple[Tensor, Tensor]:
-    """zu, ze: (E, Z) through the trained projectors, float32 on the CPU."""
-    with torch.no_grad():
-        u, e = joint.project(represented.u.to(device), represented.e.to(device))
-    return u.float().cpu(), e.float().cpu()
 
 
 def trained_alignment(zu: Tensor, ze: Tensor, labels: Tensor) -> dict[str, float]:

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from mirrorlib.data.cache import Cache
 from mirrorlib.data.store import StoredEpisode
-from mirrorlib.evaluation.alignment import (
-    Represented,
-    fresh_probe,
-    project,
-    represent,
-    trained_alignment,
-)
+from mirrorlib.evaluation.alignment import fresh_probe, trained_alignment
 from mirrorlib.evaluation.recognition import recognise
-from mirrorlib.evaluation.rollouts import Rollout, Scene, roll_out
+from mirrorlib.evaluation.representations import (
+    FILE,
+    Represented,
+    represent,
+    save_representations,
+)
+from mirrorlib.evaluation.rollouts import Rollout, Scene, roll_out, write_outcomes
 from mirrorlib.interfaces import DataProperties, Simulator
 from mirrorlib.processes import own_cores
 from mirrorlib.recipe import Recipe
@@ -86,11 +86,11 @@ class Evaluation:
         test = self._represent(held_out)
         metrics: dict[str, float] = {}
         projected: dict[str, Tensor] = {}
-        if self.joint.objective.uses_projectors:
-            zu, ze = project(self.joint, test, self.accelerator.device)
-            metrics |= trained_alignment(zu, ze, test.labels)
-            projected = {"alignment/u": zu, "alignment/e": ze}
+        if test.zu is not None and test.ze is not None:
+            metrics |= trained_alignment(test.zu, test.ze, test.labels)
+            projected = {"alignment/u": test.zu, "alignment/e": test.ze}
         train = self._represent(self.cache.episodes("train"))
+        save_representations(self.report.folder / FILE, {"train": train, settings.split: test})
         metrics |= fresh_probe(train, test, steps=settings.probe_steps, seed=self.recipe.seed)
         metrics |= spread({"observer": test.u, "executor": test.e} | projected)
         self.report.metrics |= {f"eval/{name}": value for name, value in metrics.items()}
@@ -143,6 +143,7 @@ def build_simulator(section: ComponentSection, camera: str | None, film: bool) -
 
 
 def _report_success(rollouts: Sequence[Rollout], report: Report) -> None:
+    write_outcomes(rollouts, report.folder)
     by_task: dict[str, list[bool]] = {}
     for rollout in rollouts:
         by_task.setdefault(rollout.scene.task, []).append(rollout.success)

@@ -7,12 +7,14 @@ every rounding, does not depend on how fast a simulator is.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,9 +25,12 @@ from tqdm import tqdm
 from mirrorlib.data.batches import collate_observations
 from mirrorlib.data.store import normalise
 from mirrorlib.errors import UserError
+from mirrorlib.files import write_whole, writing
 from mirrorlib.interfaces import Executor, Observation, Simulator
 from mirrorlib.processes import deaf_to_ctrl_c, end_with_parent
 from mirrorlib.randomness import scene_seed
+
+OUTCOMES = "rollouts.json"
 
 BuildSimulator = Callable[[bool], Simulator]
 """Called with True for a simulator that films."""
@@ -110,6 +115,25 @@ def roll_out(
         for worker in pool:
             worker.stop()
     return sorted(results, key=lambda r: r.scene)
+
+
+def write_outcomes(rollouts: Sequence[Rollout], folder: Path) -> None:
+    """Leaves what became of every scene in the folder's `rollouts.json`."""
+    rows = [
+        asdict(r.scene)
+        | {"instruction": r.instruction, "success": bool(r.success), "actions": r.actions}
+        for r in rollouts
+    ]
+    with writing(folder / OUTCOMES):
+        write_whole(folder / OUTCOMES, json.dumps(rows, indent=0))
+
+
+def read_outcomes(folder: Path) -> dict[Scene, bool]:
+    """Whether each scene was solved, as `write_outcomes` left it; empty where nothing was."""
+    file = folder / OUTCOMES
+    rows = json.loads(file.read_text()) if file.exists() else []
+    names = [field.name for field in fields(Scene)]
+    return {Scene(**{name: row[name] for name in names}): row["success"] for row in rows}
 
 
 class _Worker:

@@ -1,6 +1,6 @@
 """Observer, executor, projectors and objective as one module, so that DDP wraps them once.
 
-L = L_AU + w_e L_EE + w_a L_align                                     (PAPER.md, "Method")
+L = w_u L_AU + w_e L_EE + w_a L_align                      (arXiv 2509.21136, w_u = 1)
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from mirrorlib.training.world import make_world
 
 @dataclass(frozen=True)
 class Weights:
-    """w_e and w_a; the observer's loss has weight 1."""
+    """w_u, w_e and w_a."""
 
+    observer: float
     executor: float
     alignment: float
 
@@ -62,7 +63,7 @@ class Joint(nn.Module):
     def forward(self, batch: Batch) -> JointLoss:
         seen = self.observer(batch.clips)
         done = self.executor(batch.steps)
-        value = seen.loss + self.weights.executor * done.loss
+        value = self.weights.observer * seen.loss + self.weights.executor * done.loss
         logs = {f"observer/{name}": log for name, log in seen.logs.items()}
         logs |= {f"executor/{name}": log for name, log in done.logs.items()}
         logs |= {"observer/loss": seen.loss.detach(), "executor/loss": done.loss.detach()}

@@ -16,7 +16,7 @@ from mirrorlib.interfaces import (
     Source,
     Split,
 )
-from mirrorlib.randomness import scene_seed
+from mirrorlib.randomness import SCENES, scene_seed
 from mirrorlib_tabletop.config import SimulatorConfig, SourceConfig
 from mirrorlib_tabletop.graphics import mujoco
 from mirrorlib_tabletop.simulator import (
@@ -61,6 +61,7 @@ class TabletopSource(Source):
         return {
             "source": "tabletop",
             "scene_version": SCENE_VERSION,
+            "scenes": SCENES,
             "mujoco": mujoco.__version__,
             "image_size": self.config.image_size,
             "cameras": list(self.config.cameras),

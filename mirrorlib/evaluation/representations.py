@@ -1,0 +1,114 @@
+"""The representations of episodes, frozen: computed once, kept in a file, read by whoever asks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mirrorlib.data.batches import (
+    Batch,
+    collate_clips,
+    collate_steps,
+    label_episodes,
+    middle_clip,
+)
+from mirrorlib.data.store import StoredEpisode
+from mirrorlib.errors import UserError
+from mirrorlib.training.joint import Joint, representations
+
+FILE = "representations.safetensors"
+"""In the folder of every run."""
+
+
+@dataclass(frozen=True)
+class Represented:
+    """E episodes. u: (E, D_u), e: (E, D_e) float32. zu, ze: (E, Z) through the trained
+    projectors, None where there are none. labels: (E, 3) int64 = episode, instruction, task.
+    names: E, such as `test/turn_tap/0/3`. instructions, tasks: E texts each."""
+
+    u: Tensor
+    e: Tensor
+    labels: Tensor
+    names: list[str]
+    instructions: list[str]
+    tasks: list[str]
+    zu: Tensor | None = None
+    ze: Tensor | None = None
+
+
+def represent(
+    joint: Joint,
+    episodes: Sequence[StoredEpisode],
+    *,
+    clip_frames: int,
+    camera: str,
+    device: torch.device,
+) -> Represented:
+    """An episode is its clip's u and the mean of e over its keyframes, as float32 on the CPU."""
+    us, es = [], []
+    for episode in episodes:
+        seeds = torch.zeros(episode.steps, dtype=torch.int64)
+        clips = collate_clips([middle_clip(episode, clip_frames, camera)], seeds[:1])
+        wording = episode.descriptions[0]
+        steps = collate_steps([(episode, i, wording) for i in range(episode.steps)], seeds)
+        batch = Batch(clips, steps, seeds[:1], seeds[:1].bool()).to(device)
+        u, e = representations(joint, batch)
+        us.append(u.cpu())
+        es.append(e.mean(0, keepdim=True).cpu())
+    u, e = torch.cat(us), torch.cat(es)
+    zu = ze = None
+    if joint.objective.uses_projectors:
+        with torch.no_grad():
+            zu, ze = (z.float().cpu() for z in joint.project(u.to(device), e.to(device)))
+    return Represented(
+        u,
+        e,
+        torch.from_numpy(label_episodes(episodes)),
+        [episode.name for episode in episodes],
+        [episode.instruction for episode in episodes],
+        [episode.task for episode in episodes],
+        zu,
+        ze,
+    )
+
+
+def save_representations(path: Path, splits: Mapping[str, Represented]) -> None:
+    """One file with tensors `<split>/u`, `/e`, `/labels` and, where there are, `/zu`, `/ze`; names,
+    instructions and tasks as JSON in its metadata, under the split."""
+    tensors: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
+    for split, r in splits.items():
+        named = {"u": r.u, "e": r.e, "labels": r.labels, "zu": r.zu, "ze": r.ze}
+        tensors |= {f"{split}/{k}": v.contiguous() for k, v in named.items() if v is not None}
+        metadata[split] = json.dumps(
+            {"names": r.names, "instructions": r.instructions, "tasks": r.tasks}
+        )
+    partial = path.with_name(f".{path.name}.partial")
+    save_file(tensors, partial, metadata)
+    partial.replace(path)
+
+
+def load_representations(path: Path) -> dict[str, Represented]:
+    """What `save_representations` wrote, by split. Raises UserError where it is no such file."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            named = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: holds no representations ({error})") from error
+    found = {}
+    try:
+        for split, text in metadata.items():
+            u, e, labels = (named[f"{split}/{name}"] for name in ("u", "e", "labels"))
+            zu, ze = (named.get(f"{split}/{name}") for name in ("zu", "ze"))
+            found[split] = Represented(u, e, labels, **json.loads(text), zu=zu, ze=ze)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: holds no representations ({error} is missing)") from error
+    return found

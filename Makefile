@@ -22,7 +22,7 @@ demo: setup
 	$(BIN)/python -m mirrorlib.run recipes/infonce.yaml
 
 test: setup
-	OMP_NUM_THREADS=1 MLFLOW_DISABLE_TELEMETRY=true $(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 MLFLOW_DISABLE_TELEMETRY=true $(BIN)/pytest -n 2 --dist loadfile --durations 25
 
 check: setup
 	$(BIN)/ruff check .

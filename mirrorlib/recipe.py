@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from operator import attrgetter
 from os import PathLike
 from pathlib import Path
@@ -104,7 +104,7 @@ COMPONENTS: Mapping[Keys, Kind] = {
 }
 INCIDENTAL = (
     "name", "output", "tracking", "data.cache", "data.workers", "evaluation.workers",
-    "evaluation.video_camera", "train.log_every", "train.checkpoint_every",
+    "evaluation.video_camera", "evaluation.controls", "train.log_every", "train.checkpoint_every",
     "train.keep_checkpoints",
 )  # fmt: skip
 """What decides no number of a run. (`evaluation.workers` decides which scenes the policy acts in at
@@ -147,6 +147,24 @@ def load_recipe(
     return loaded
 
 
+def load_sections(
+    path: Path, kinds: Collection[Kind], registry: Registry | None = None
+) -> tuple[dict[Kind, ComponentSection], dict[str, Any]]:
+    """The sections of a resolved recipe that name components of these kinds, and what the file
+    holds otherwise, unchecked. The plugins of the other kinds need not be installed.
+
+    Raises RecipeError.
+    """
+    document = read_yaml(path)
+    wanted = {keys: kind for keys, kind in COMPONENTS.items() if kind in kinds}
+    _validate_components(document, registry or installed(), wanted)
+    for keys, kind in wanted.items():
+        if keys[0] not in document.value:
+            document.report(keys, f"names no {kind}")
+    document.raise_problems()
+    return {kind: document.value[keys[0]] for keys, kind in wanted.items()}, document.value
+
+
 def _refuse_small_batch(document: Document, recipe: Recipe) -> None:
     rows, needed = recipe.batch.instructions * recipe.batch.episodes, recipe.objective.minimum_rows
     if rows < needed:
@@ -180,13 +198,15 @@ def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, value
 
 
-def _validate_components(document: Document, registry: Registry) -> set[Keys]:
+def _validate_components(
+    document: Document, registry: Registry, wanted: Mapping[Keys, Kind] = COMPONENTS
+) -> set[Keys]:
     """Replace each section that names a component by what it means; report what is wrong.
 
     Returns the sections that were reported.
     """
     reported = set()
-    for keys, kind in COMPONENTS.items():
+    for keys, kind in wanted.items():
         parent: Any = document.value
         for key in keys[:-1]:
             parent = parent.get(key) if isinstance(parent, dict) else None

@@ -12,14 +12,16 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from mirrorlib.errors import UserError
 from mirrorlib.files import write_whole
 from mirrorlib.recipe import Recipe
-from mirrorlib.reporting.report import Report
+
+if TYPE_CHECKING:
+    from mirrorlib.reporting.report import Report  # torch
 
 FORMAT = 1
 CURVE_POINTS = 40
@@ -54,7 +56,8 @@ class Record:
         """Writes it whole into the folder, over an older one of the same recipe and seed."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / self.file_name
-        write_whole(path, json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n")
+        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
+        write_whole(path, re.sub(r"\[\n[^][{}\"]*\]", _on_one_line, text) + "\n")
         return path
 
 
@@ -77,6 +80,11 @@ def read_records(folder: Path) -> list[Record]:
     """All records of a folder, by arm and seed; none where there is no folder. Raises UserError."""
     found = [read_record(path) for path in sorted(folder.glob("*.json"))]
     return sorted(found, key=lambda record: (record.arm, record.seed))
+
+
+def records_of(folder: Path, sha: str) -> list[Record]:
+    """The records of one recipe and seed in a folder, one for each arm's name. Raises UserError."""
+    return [read_record(path) for path in sorted(folder.glob(f"*-{sha}.json"))]
 
 
 def make_record(recipe: Recipe, report: Report, commit: str | None) -> Record:
@@ -110,6 +118,10 @@ def describe_machine() -> str:
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     memory = psutil.virtual_memory().total / 2**30
     return f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB{gpu}"
+
+
+def _on_one_line(numbers: re.Match[str]) -> str:
+    return re.sub(r"\n *", " ", numbers[0]).replace("[ ", "[", 1)[:-2] + "]"
 
 
 def _versions(distributions: Iterable[str]) -> dict[str, str]:

@@ -150,6 +150,11 @@ class EvaluationSection(Section):
     probe_steps: Count = Field(
         600, description="Steps of the fresh linear probes that compare representations."
     )
+    controls: tuple[str, ...] = Field(
+        (),
+        strict=False,
+        description="Controls of the text shortcut that are measured besides, see the probe.",
+    )
     video_camera: str | None = Field(
         "front", description="Camera of one rollout video of each task; null: no videos."
     )

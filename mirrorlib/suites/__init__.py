@@ -1,0 +1,1 @@
+"""Running the runs of a suite."""

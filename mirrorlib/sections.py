@@ -16,6 +16,7 @@ from pydantic import (
     model_serializer,
 )
 
+from mirrorlib.probing.names import Control
 from mirrorlib.registry import Offer
 
 Names: TypeAlias = Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
@@ -150,10 +151,8 @@ class EvaluationSection(Section):
     probe_steps: Count = Field(
         600, description="Steps of the fresh linear probes that compare representations."
     )
-    controls: tuple[str, ...] = Field(
-        (),
-        strict=False,
-        description="Controls of the text shortcut that are measured besides, see the probe.",
+    controls: Annotated[tuple[Control, ...], Strict(False)] = Field(
+        (), description="Controls of the text shortcut that fresh probes are fitted under, too."
     )
     video_camera: str | None = Field(
         "front", description="Camera of one rollout video of each task; null: no videos."

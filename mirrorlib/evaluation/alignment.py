@@ -9,7 +9,7 @@ with one split and one budget for every arm: the only recall that is compared ac
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mirrorlib.alignment import (
     chance_recall_at_k,
@@ -17,11 +17,12 @@ from mirrorlib.alignment import (
     mutual_information_bound,
     recall_at_k,
 )
+from mirrorlib.data.pairing import LEVELS
 from mirrorlib.evaluation.representations import Represented
-from mirrorlib.randomness import seeded
+from mirrorlib.probing.fitting import Maps, fit_and_map
 
 TEMPERATURE = 0.1
-"""Of the fresh probe and of the mutual information bound: the paper's default, in every arm."""
+"""Of the mutual information bound: the paper's default, in every arm."""
 LEVELS_READ = ((1, ""), (0, "_episode"))
 """Column of the labels, and the suffix of its metrics: the same instruction, the same scene."""
 
@@ -63,37 +64,12 @@ def fresh_probe(
     """Recall@1 through linear maps fitted to the frozen training representations.
 
     One pair of maps learns which rows share the instruction, another which share the scene: each
-    is read for what it learnt. Representations are standardised by the training split's mean and
-    deviation.
+    is read for what it learnt.
     """
-    u, e = _standardise(train.u, test.u), _standardise(train.e, test.e)
     metrics: dict[str, float] = {}
-    for level, suffix in LEVELS_READ:
-        with seeded("probe", seed, level):
-            maps = _fit_maps(u[0], e[0], train.labels[:, level], steps)
-        with torch.no_grad():
-            found = recalls(maps[0](u[1]), maps[1](e[1]), test.labels)
+    for column, suffix in LEVELS_READ:
+        mapped = fit_and_map(train, test, LEVELS[column], Maps(steps=steps), seed)
+        found = recalls(*mapped, test.labels)
         read = (name for name in found if name.endswith("_episode") == bool(suffix))
         metrics |= {f"probe_{name}": found[name] for name in read}
     return metrics
-
-
-def _fit_maps(u: Tensor, e: Tensor, labels: Tensor, steps: int, dim: int = 64) -> nn.ModuleList:
-    """Bidirectional InfoNCE whose positives share a label; AdamW, batches of 128 rows."""
-    maps = nn.ModuleList([nn.Linear(u.shape[1], dim), nn.Linear(e.shape[1], dim)])
-    optimizer = torch.optim.AdamW(maps.parameters(), lr=1e-3, weight_decay=0.1)
-    for _ in range(steps):
-        rows = torch.randperm(len(u))[:128]
-        scores = cosine_scores(maps[0](u[rows]), maps[1](e[rows])) / TEMPERATURE
-        same = labels[rows, None] == labels[None, rows]
-        target = same / same.sum(1, keepdim=True)
-        loss = -(target * (scores.log_softmax(1) + scores.T.log_softmax(1))).sum(1).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return maps
-
-
-def _standardise(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
-    mean, deviation = train.mean(0), train.std(0) + 1e-4
-    return (train - mean) / deviation, (test - mean) / deviation

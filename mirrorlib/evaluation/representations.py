@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from tqdm import tqdm
 
 from mirrorlib.data.batches import (
-    Batch,
     collate_clips,
     collate_steps,
     label_episodes,
@@ -21,7 +22,8 @@ from mirrorlib.data.batches import (
 )
 from mirrorlib.data.store import StoredEpisode
 from mirrorlib.errors import UserError
-from mirrorlib.training.joint import Joint, representations
+from mirrorlib.interfaces import Executor, Observer, Steps
+from mirrorlib.training.joint import Joint
 
 FILE = "representations.safetensors"
 """In the folder of every run."""
@@ -43,6 +45,9 @@ class Represented:
     ze: Tensor | None = None
 
 
+Alter = Callable[[Steps], Steps]
+
+
 def represent(
     joint: Joint,
     episodes: Sequence[StoredEpisode],
@@ -52,21 +57,15 @@ def represent(
     device: torch.device,
 ) -> Represented:
     """An episode is its clip's u and the mean of e over its keyframes, as float32 on the CPU."""
-    us, es = [], []
-    for episode in episodes:
-        seeds = torch.zeros(episode.steps, dtype=torch.int64)
-        clips = collate_clips([middle_clip(episode, clip_frames, camera)], seeds[:1])
-        wording = episode.descriptions[0]
-        steps = collate_steps([(episode, i, wording) for i in range(episode.steps)], seeds)
-        batch = Batch(clips, steps, seeds[:1], seeds[:1].bool()).to(device)
-        u, e = representations(joint, batch)
-        us.append(u.cpu())
-        es.append(e.mean(0, keepdim=True).cpu())
-    u, e = torch.cat(us), torch.cat(es)
+    u = observe(joint.observer, episodes, clip_frames=clip_frames, camera=camera, device=device)
+    e = execute(joint.executor, episodes, device=device)
     zu = ze = None
     if joint.objective.uses_projectors:
+        training = joint.training
+        joint.eval()
         with torch.no_grad():
             zu, ze = (z.float().cpu() for z in joint.project(u.to(device), e.to(device)))
+        joint.train(training)
     return Represented(
         u,
         e,
@@ -77,6 +76,63 @@ def represent(
         zu,
         ze,
     )
+
+
+@torch.no_grad()
+def observe(
+    observer: Observer,
+    episodes: Sequence[StoredEpisode],
+    *,
+    clip_frames: int,
+    camera: str,
+    device: torch.device,
+    title: str | None = None,
+) -> Tensor:
+    """u of each episode's clip, without augmentation: (E, D_u) float32 on the CPU. title: of a
+    progress bar."""
+    us = []
+    with _frozen(observer):
+        for episode in tqdm(episodes, title, unit="ep", disable=title is None):
+            clip = middle_clip(episode, clip_frames, camera)
+            clips = collate_clips([clip], torch.zeros(1, dtype=torch.int64))
+            us.append(observer(clips.to(device)).representation.float().cpu())
+    return torch.cat(us)
+
+
+@torch.no_grad()
+def execute(
+    executor: Executor,
+    episodes: Sequence[StoredEpisode],
+    *,
+    device: torch.device,
+    alter: Alter | None = None,
+    title: str | None = None,
+) -> Tensor:
+    """The mean of e over each episode's keyframes: (E, D_e) float32 on the CPU. alter: what the
+    executor is fed instead; None: what it is. title: of a progress bar."""
+    es = []
+    with _frozen(executor):
+        for episode in tqdm(episodes, title, unit="ep", disable=title is None):
+            steps = every_step(episode)
+            steps = steps if alter is None else alter(steps)
+            es.append(executor(steps.to(device)).representation.float().mean(0, keepdim=True).cpu())
+    return torch.cat(es)
+
+
+def every_step(episode: StoredEpisode) -> Steps:
+    """All steps of an episode, with the instruction's canonical wording."""
+    rows = [(episode, i, episode.descriptions[0]) for i in range(episode.steps)]
+    return collate_steps(rows, torch.zeros(episode.steps, dtype=torch.int64))
+
+
+@contextmanager
+def _frozen(encoder: nn.Module) -> Iterator[None]:
+    training = encoder.training
+    encoder.eval()
+    try:
+        yield
+    finally:
+        encoder.train(training)
 
 
 def save_representations(path: Path, splits: Mapping[str, Represented]) -> None:

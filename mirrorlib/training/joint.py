@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from mirrorlib.data.batches import Batch
@@ -98,14 +97,3 @@ class Joint(nn.Module):
             for name, modules in groups.items()
         }
         return {name: parameters for name, parameters in learning.items() if parameters}
-
-
-def representations(joint: Joint, batch: Batch) -> tuple[Tensor, Tensor]:
-    """u (B, D_u) and e (B, D_e), float32, without gradient or augmentation."""
-    training = joint.training
-    joint.eval()
-    with torch.no_grad():
-        u = joint.observer(batch.clips).representation.float()
-        e = joint.executor(batch.steps).representation.float()
-    joint.train(training)
-    return u, e

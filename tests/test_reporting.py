@@ -9,12 +9,10 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 
-from mirrorlib.evaluation.recognition import Recognition
 from mirrorlib.evaluation.rollouts import Rollout, Scene
 from mirrorlib.monitor import Monitor, Phase
-from mirrorlib.reporting.figures import confusion_matrix, success_bars
 from mirrorlib.reporting.report import Report
-from mirrorlib.reporting.videos import SCALE, write_video
+from mirrorlib.reporting.videos import BAND, read_film, write_video
 
 
 @pytest.fixture
@@ -57,25 +55,47 @@ def test_a_phase_has_its_time_and_its_memory():
     assert monitor.phases["work"].memory > held.nbytes
 
 
-def test_pictures_are_drawn(tmp_path: Path):
-    names = ["push the red button", "turn left tap"]
-    truth, predicted = np.array([0, 0, 1]), np.array([0, 1, 1])
-    confusion_matrix(
-        Recognition(names, ["push", "turn"], truth, predicted, truth), tmp_path / "c.png"
+def filmed(success: bool, instruction: str = "do it") -> Rollout:
+    frames = np.full((5, 32, 48, 3), 90, dtype=np.uint8)
+    frames[:, :16] = 200
+    return Rollout(Scene("t", 0, "test", 0), instruction, success, 3, 0, frames)
+
+
+@pytest.mark.parametrize("success", [True, False])
+def test_a_video_plays_and_ends_in_the_colour_of_its_outcome(tmp_path: Path, success: bool):
+    write_video(filmed(success), tmp_path / "v.mp4", fps=5)
+    seen = np.stack(imageio.mimread(tmp_path / "v.mp4")).astype(int)
+    assert seen.shape == (10, 32 * 8 + BAND, 48 * 8, 3)
+    red, _, blue = seen[-1, 4, 4]
+    assert (blue - red > 100) if success else (red - blue > 100)
+    assert abs(seen[0, 4, 4] - 200).max() < 12
+    assert abs(seen[-1, 100, 200] - 200).max() < 12
+
+
+def test_a_video_says_what_was_asked_for_and_at_its_end_what_came_of_it(tmp_path: Path):
+    def bands(success: bool, instruction: str) -> tuple[np.ndarray, np.ndarray]:
+        write_video(filmed(success, instruction), tmp_path / "v.mp4", fps=5)
+        seen = np.stack(imageio.mimread(tmp_path / "v.mp4"))[:, -BAND:].astype(int)
+        return seen[0], seen[-1]
+
+    first, last = bands(True, "push the red button")
+    other, failed = bands(False, "push the red button")
+    longer, _ = bands(
+        True, "push the red button, then the green button, then the blue button, " * 3
     )
-    success_bars({"push": (0, 4), "turn": (4, 4)}, tmp_path / "s.png")
-    for name in ("c.png", "s.png"):
-        picture = imageio.imread(tmp_path / name)
-        assert min(picture.shape[:2]) > 200
-        assert picture.std() > 10
+    assert (first[:24] > 180).any() and not (first[24:] > 60).any()
+    assert abs(first - other).max() < 40
+    assert (longer[22:42] > 180).any() and not (longer[44:] > 60).any()
+    white = [(band[42:] > 200).all(-1) for band in (last, failed)]
+    assert min(mask.sum() for mask in white) > 100
+    assert white[1].nonzero()[1].max() > white[0].nonzero()[1].max()  # "not solved" is longer
 
 
-def test_a_video_plays_and_ends_in_the_colour_of_its_outcome(tmp_path: Path):
-    frames = np.full((5, 32, 32, 3), 90, dtype=np.uint8)
-    rollout = Rollout(Scene("t", 0, "test", 0), "do it", True, 1, 0, frames)
-    write_video(rollout, tmp_path / "v.mp4", fps=5)
-    seen = np.stack(imageio.mimread(tmp_path / "v.mp4"))
-    assert seen.shape == (10, 32 * SCALE, 32 * SCALE, 3)
-    red, green, _ = seen[-1, 4, 4].astype(int)
-    assert green - red > 60
-    assert abs(seen[0, 4, 4].astype(int) - 90).max() < 12
+def test_a_film_is_read_without_its_band_and_its_held_end(tmp_path: Path):
+    write_video(filmed(True), tmp_path / "v.mp4", fps=5)
+    film = read_film(tmp_path / "v.mp4")
+    assert film.fps == 5
+    assert film.frames.shape == (5, 32 * 8, 48 * 8, 3)
+    shown = filmed(True).frames.repeat(8, 1).repeat(8, 2).astype(int)
+    assert abs(film.frames.astype(int) - shown).mean() < 4
+    assert [file.name for file in tmp_path.iterdir()] == ["v.mp4"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from accelerate import Accelerator
@@ -13,19 +14,24 @@ from torch import Tensor
 from mirrorlib.data.cache import Cache
 from mirrorlib.data.store import StoredEpisode
 from mirrorlib.evaluation.alignment import fresh_probe, trained_alignment
-from mirrorlib.evaluation.recognition import recognise
+from mirrorlib.evaluation.recognition import RECOGNITION, recognise, write_recognition
 from mirrorlib.evaluation.representations import (
     FILE,
+    Alter,
     Represented,
+    every_step,
+    execute,
     represent,
     save_representations,
 )
 from mirrorlib.evaluation.rollouts import Rollout, Scene, roll_out, write_outcomes
 from mirrorlib.interfaces import DataProperties, Simulator
+from mirrorlib.probing.controls import alteration, controlled, impossible
+from mirrorlib.probing.names import ALTERED, Control
 from mirrorlib.processes import own_cores
 from mirrorlib.recipe import Recipe
 from mirrorlib.registry import build_section
-from mirrorlib.reporting.figures import confusion_matrix, success_bars
+from mirrorlib.reporting.figures import draw_run
 from mirrorlib.reporting.report import Report
 from mirrorlib.reporting.videos import write_video
 from mirrorlib.sections import ComponentSection
@@ -56,6 +62,7 @@ class Evaluation:
             with alone():
                 self._recognition(held_out)
                 self._alignment(held_out)
+                draw_run(self.report.folder)
         self.accelerator.wait_for_everyone()
 
     def _recognition(self, held_out: Sequence[StoredEpisode]) -> None:
@@ -79,7 +86,7 @@ class Evaluation:
             f"{name}_chance": result.chance,
             f"{name}_within_task_chance": result.chance_within_task,
         }
-        confusion_matrix(result, self.report.folder / "figures" / "confusion_matrix.png")
+        write_recognition(result, self.report.folder / RECOGNITION)
 
     def _alignment(self, held_out: Sequence[StoredEpisode]) -> None:
         settings = self.recipe.evaluation
@@ -92,8 +99,39 @@ class Evaluation:
         train = self._represent(self.cache.episodes("train"))
         save_representations(self.report.folder / FILE, {"train": train, settings.split: test})
         metrics |= fresh_probe(train, test, steps=settings.probe_steps, seed=self.recipe.seed)
+        for control in settings.controls:
+            metrics |= self._controlled(control, train, test, held_out)
         metrics |= spread({"observer": test.u, "executor": test.e} | projected)
         self.report.metrics |= {f"eval/{name}": value for name, value in metrics.items()}
+
+    def _controlled(
+        self,
+        control: Control,
+        train: Represented,
+        test: Represented,
+        held_out: Sequence[StoredEpisode],
+    ) -> dict[str, float]:
+        """The fresh probe under a control; nothing, said on stderr, where it makes no sense."""
+        cameras, watched = self.properties.cameras, self.recipe.data.clip_cameras[:1]
+        reason = impossible(control, train, test, cameras, watched)
+        if reason is not None:
+            print(f"mirrorlib: evaluation.controls: {control}: {reason}", file=sys.stderr)
+            return {}
+        if control in ALTERED:
+            learnt = self.cache.episodes("train")
+            alter = alteration(control, every_step(learnt[0]), cameras, watched)
+            train, test = (
+                replace(pairs, e=self._executed(episodes, alter))
+                for pairs, episodes in ((train, learnt), (test, held_out))
+            )
+        train, test = controlled(control, train, test, self.recipe.seed)
+        steps = self.recipe.evaluation.probe_steps
+        found = fresh_probe(train, test, steps=steps, seed=self.recipe.seed)
+        return {f"{name}_{control}": value for name, value in found.items()}
+
+    def _executed(self, episodes: Sequence[StoredEpisode], alter: Alter) -> Tensor:
+        executor, device = self.joint.executor, self.accelerator.device
+        return execute(executor, episodes, device=device, alter=alter)
 
     def _represent(self, episodes: Sequence[StoredEpisode]) -> Represented:
         return represent(
@@ -153,5 +191,3 @@ def _report_success(rollouts: Sequence[Rollout], report: Report) -> None:
     for task, successes in by_task.items():
         report.add_share(f"eval/success_rate/{task}", sum(successes), len(successes))
     report.metrics["eval/rollout_motion_errors"] = float(sum(r.errors for r in rollouts))
-    counts = {task: (sum(successes), len(successes)) for task, successes in by_task.items()}
-    success_bars(counts, report.folder / "figures" / "success.png")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +14,12 @@ from torch.nn.functional import normalize
 
 from mirrorlib.data.batches import collate_clips, middle_clip
 from mirrorlib.data.store import StoredEpisode
+from mirrorlib.errors import UserError
+from mirrorlib.files import write_whole, writing
 from mirrorlib.interfaces import Observer
+
+RECOGNITION = "recognition.json"
+"""In the folder of every run."""
 
 
 @dataclass(frozen=True)
@@ -91,3 +98,31 @@ def recognise(
         scores.argmax(1),
         np.where(same_task, scores, -np.inf).argmax(1),
     )
+
+
+def write_recognition(recognition: Recognition, path: Path) -> None:
+    """Leaves every clip's answer in a JSON file. Raises UserError where it cannot be written."""
+    content = {
+        "instructions": recognition.instructions,
+        "tasks": recognition.tasks,
+        "truth": recognition.truth.tolist(),
+        "predicted": recognition.predicted.tolist(),
+        "within_task": recognition.within_task.tolist(),
+    }
+    with writing(path):
+        write_whole(path, json.dumps(content))
+
+
+def read_recognition(path: Path) -> Recognition:
+    """What `write_recognition` left. Raises UserError where it is no such file."""
+    try:
+        content = json.loads(path.read_text())
+        answers = {
+            name: np.array(content[name], dtype=np.int64)
+            for name in ("truth", "predicted", "within_task")
+        }
+        return Recognition(content["instructions"], content["tasks"], **answers)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: holds no recognition ({error}); evaluate the run again"
+        ) from error

@@ -122,6 +122,7 @@ def write_outcomes(rollouts: Sequence[Rollout], folder: Path) -> None:
     rows = [
         asdict(r.scene)
         | {"instruction": r.instruction, "success": bool(r.success), "actions": r.actions}
+        | {"filmed": len(r.frames) > 0}
         for r in rollouts
     ]
     with writing(folder / OUTCOMES):

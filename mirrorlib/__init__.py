@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mirrorlib.errors import UserError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from mirrorlib import alignment, interfaces
     from mirrorlib.recipe import Recipe
     from mirrorlib.reporting.report import Report
+    from mirrorlib.training.joint import Joint
 
 __version__ = "0.1.0"
 
@@ -30,6 +32,7 @@ __all__ = [
     "components",
     "hookimpl",
     "interfaces",
+    "load",
     "run",
 ]
 
@@ -51,6 +54,17 @@ def components(kind: Kind) -> list[Component]:
     from mirrorlib.registry import installed
 
     return [offer.component for offer in installed().offers(kind)]
+
+
+def load(path: str | PathLike[str]) -> Joint:
+    """A trained model, in evaluation mode on the CPU: what `mirrorlib export` wrote, a run's
+    folder or a checkpoint. `mirrorlib.load(path).observer.encode_video(frames)` sees.
+
+    An export needs neither the run's demonstrations nor their simulator. Raises UserError.
+    """
+    from mirrorlib import export
+
+    return export.load(Path(path))
 
 
 def run(

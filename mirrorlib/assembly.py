@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,16 +13,18 @@ from accelerate.utils import broadcast_object_list, gather_object
 from mirrorlib.data.batches import PlannedBatches, label_episodes
 from mirrorlib.data.cache import Cache
 from mirrorlib.data.location import default_folder
-from mirrorlib.data.pairing import plan_batches
+from mirrorlib.data.pairing import Pairing, plan_batches
 from mirrorlib.data.store import Layout
 from mirrorlib.errors import UserError
+from mirrorlib.hookspecs import Kind
 from mirrorlib.interfaces import DataProperties, Source
 from mirrorlib.launcher import start_accelerator
 from mirrorlib.plugins import installed
 from mirrorlib.processes import own_cores
 from mirrorlib.randomness import seeded
 from mirrorlib.recipe import Recipe
-from mirrorlib.registry import build_section
+from mirrorlib.registry import Section, build_section
+from mirrorlib.sections import WeightsSection
 from mirrorlib.training.joint import Joint, Weights
 
 T = TypeVar("T")
@@ -129,33 +131,46 @@ def planned_batches(recipe: Recipe, cache: Cache, accelerator: Accelerator) -> P
 def build_joint(recipe: Recipe, properties: DataProperties) -> Joint:
     """Encoders, projectors and objective. Each starts from its own seed, so that encoders are
     identical at the start in every arm."""
+    return joint_of(
+        recipe.components, properties, recipe.seed, recipe.train.weights, recipe.pairing
+    )
+
+
+def joint_of(
+    sections: Mapping[Kind, Section],
+    properties: DataProperties,
+    seed: int,
+    weights: WeightsSection,
+    pairing: Pairing,
+) -> Joint:
+    """As `build_joint`, from the sections of observer, executor, projector and objective alone."""
     known = vars(properties)
-    with seeded(recipe.seed, "observer"):
-        observer = build_section("observer", recipe.observer, known)
-    with seeded(recipe.seed, "executor"):
-        executor = build_section("executor", recipe.executor, known)
-    with seeded(recipe.seed, "objective"):
-        objective = build_section("objective", recipe.objective)
+    with seeded(seed, "observer"):
+        observer = build_section("observer", sections["observer"], known)
+    with seeded(seed, "executor"):
+        executor = build_section("executor", sections["executor"], known)
+    with seeded(seed, "objective"):
+        objective = build_section("objective", sections["objective"])
     projectors = None
     if objective.uses_projectors:
+        projector = sections["projector"]
         projectors = (
-            _projector(recipe, "observer", observer.representation_dim),
-            _projector(recipe, "executor", executor.representation_dim),
+            _projector(projector, seed, "observer", observer.representation_dim),
+            _projector(projector, seed, "executor", executor.representation_dim),
         )
-        u_dim, e_dim = (projector.output_dim for projector in projectors)
+        u_dim, e_dim = (built.output_dim for built in projectors)
         if u_dim != e_dim:
             raise UserError(
-                f"projector {recipe.projector.name} leaves u with {u_dim} dimensions and e with "
-                f"{e_dim}, which cannot be compared; choose one that maps both to one width, "
-                "such as linear"
+                f"projector {projector.offer.component.name} leaves u with {u_dim} dimensions and "
+                f"e with {e_dim}, which cannot be compared; choose one that maps both to one "
+                "width, such as linear"
             )
-    weights = Weights(**dict(recipe.train.weights))
-    return Joint(observer, executor, projectors, objective, weights, recipe.pairing)
+    return Joint(observer, executor, projectors, objective, Weights(**dict(weights)), pairing)
 
 
-def _projector(recipe: Recipe, side: str, input_dim: int) -> Any:
-    with seeded(recipe.seed, f"projector/{side}"):
-        return build_section("projector", recipe.projector, {"input_dim": input_dim})
+def _projector(section: Section, seed: int, side: str, input_dim: int) -> Any:
+    with seeded(seed, f"projector/{side}"):
+        return build_section("projector", section, {"input_dim": input_dim})
 
 
 def agree(accelerator: Accelerator, decide: Callable[[], T]) -> T:

@@ -21,6 +21,7 @@ INTERRUPTED = 130
 KEPT = "interrupted; what was recorded or trained is kept, train.resume=true continues a run"
 PIPE_CLOSED = 141
 OVERRIDE_HELP = "values to change, such as objective.temperature=0.2"
+DEFAULT = "default: %(default)s"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,7 +80,12 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _command(argv: Sequence[str] | None) -> None:
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if any(word.startswith("-") for word in rest) or (rest and "overrides" not in arguments):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # overrides after an option
+        arguments.overrides += rest
     arguments.command(arguments)
 
 
@@ -102,8 +108,24 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = add("evaluate", _evaluate)
     evaluate.add_argument("checkpoint", metavar="CHECKPOINT", help="its folder, or its run's")
     evaluate.add_argument("overrides", metavar="a.b=c", nargs="*", help=OVERRIDE_HELP)
+    suite = add("suite", _suite)
+    suite.add_argument("suite", metavar="SUITE", help="a YAML file")
+    suite.add_argument("overrides", metavar="a.b=c", nargs="*", help=OVERRIDE_HELP)
+    suite.add_argument("--arms", metavar="A,B", help="these alone")
+    suite.add_argument("--seeds", metavar="0,1|0-4", help="these instead of the suite's")
+    suite.add_argument("--records", metavar="FOLDER", help="default: records/ and the suite's name")
+    suite.add_argument("--print", action="store_true", help="a launch line for each run to do")
+    _add_compare(add("compare", _compare))
+    figures = add("figures", _figures)
+    figures.add_argument("run", metavar="RUN", help="the folder of a run")
+    figures.add_argument("--format", choices=("png", "pdf", "svg"), default="png", help=DEFAULT)
+    figures.add_argument("--out", metavar="FOLDER", help="default: RUN/figures")
+    figures.add_argument("--dpi", type=int, default=300, help=f"of pixels; {DEFAULT}")
+    export = add("export", _export)
+    export.add_argument("run", metavar="RUN", help="its folder, or a checkpoint's")
+    export.add_argument("out", metavar="OUT", help="a new folder")
     ui = add("ui", _ui)
-    ui.add_argument("--port", type=int, default=5000, help="default: %(default)s")
+    ui.add_argument("--port", type=int, default=5000, help=DEFAULT)
     return parser
 
 
@@ -187,6 +209,55 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from mirrorlib import pipeline
 
     pipeline.evaluate(Path(arguments.checkpoint), arguments.overrides)
+
+
+def _suite(arguments: argparse.Namespace) -> None:
+    """Run what a suite still lacks: a base recipe, named changes to it, and seeds."""
+    from mirrorlib.suite import load_suite, parse_seeds
+    from mirrorlib.suites.running import chosen, print_lines, run_suite
+
+    seeds = None if arguments.seeds is None else parse_seeds(arguments.seeds)
+    suite = load_suite(arguments.suite, arguments.overrides, seeds=seeds, records=arguments.records)
+    suite = chosen(suite, None if arguments.arms is None else arguments.arms.split(","))
+    if arguments.print:
+        print_lines(suite)
+        return
+    installed().require({name for run in suite.runs for name in run.recipe.distributions})
+    run_suite(suite)
+
+
+def _add_compare(compare: argparse.ArgumentParser) -> None:
+    sources = "a suite's YAML, folder of records, record, run folder, MLflow experiment or run id"
+    compare.add_argument("sources", metavar="SOURCE", nargs="+", help=sources)
+    compare.add_argument("--baseline", metavar="ARM", help="default: the suite's, else none")
+    compare.add_argument("--out", metavar="FOLDER", help="default: comparison/NAME")
+    compare.add_argument("--records", metavar="FOLDER", help="a suite's, if not records/NAME")
+    compare.add_argument("--experiment", help="of MLflow, where the comparison is logged")
+    compare.add_argument("--no-mlflow", action="store_true", help="log it nowhere")
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    """Compare arms over seeds: tables, figures, one page."""
+    from mirrorlib.comparison.command import run
+
+    run(arguments)
+
+
+def _figures(arguments: argparse.Namespace) -> None:
+    """Draw the pictures of a run from the files in its folder."""
+    from mirrorlib.reporting.figures import draw_command
+
+    draw_command(arguments.run, arguments.out, arguments.format, arguments.dpi)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    """Write a trained model into a folder that loads without its run: weights, recipe, card."""
+    from pathlib import Path
+
+    from mirrorlib.export import CARD, export
+
+    out = export(Path(arguments.run), Path(arguments.out))
+    print(f"exported to {out}; {out / CARD} shows how it is loaded")
 
 
 def _ui(arguments: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -24,10 +25,13 @@ from mirrorlib.assembly import (
 )
 from mirrorlib.data.batches import PlannedBatches
 from mirrorlib.data.cache import SPLITS, Cache
+from mirrorlib.dataset_inputs import dataset_inputs
 from mirrorlib.evaluation.evaluate import Evaluation
+from mirrorlib.export import write_export
 from mirrorlib.files import writing
 from mirrorlib.hookspecs import RunInfo
-from mirrorlib.interfaces import Source
+from mirrorlib.interfaces import Source, Split
+from mirrorlib.machine_metrics import sampling
 from mirrorlib.monitor import Monitor
 from mirrorlib.plugins import installed
 from mirrorlib.randomness import derive_seed, seeded
@@ -58,7 +62,7 @@ def run(recipe: Recipe) -> Report:
         started = recorded_step(folder.checkpoint) if folder.checkpoint else 0
         with _tracked(parts, folder.path, {}, started) as tracked:
             with tracked.monitor.phase("record"):
-                cache = prepare_cache(parts)
+                cache = _recorded(parts, tracked)
             with tracked.monitor.phase("train"), seeded(recipe.seed, "train"):
                 batches = planned_batches(recipe, cache, parts.accelerator)
                 training = Training(
@@ -94,7 +98,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str] = ()) -> Report:
         _tracked(parts, folder.path, {"checkpoint": str(checkpoint)}) as tracked,
     ):
         with tracked.monitor.phase("record"):
-            cache = prepare_cache(parts)
+            cache = _recorded(parts, tracked)
         facts = {"checkpoint": str(checkpoint)}
         return _evaluated(parts, cache, tracked, recorded_step(checkpoint), facts)
 
@@ -151,8 +155,17 @@ def _tracked(
         continued_from,
     )
     tracker.artifact(folder / "recipe.yaml")
-    with _announced(info), track(tracker) as log:
+    with _announced(info), track(tracker) as log, sampling(tracker.log_system):
         yield _Tracked(tracker, log, monitor, info)
+
+
+def _recorded(parts: Parts, tracked: _Tracked) -> Cache:
+    """The demonstrations, recorded where they lack, and listed with the run."""
+    cache = prepare_cache(parts)
+    if tracked.tracker is not None:
+        splits: tuple[Split, ...] = ("train", parts.recipe.evaluation.split)
+        tracked.tracker.inputs(dataset_inputs(cache, parts.recipe.source.name, splits))
+    return cache
 
 
 def _tags(recipe: Recipe, folder: Path) -> dict[str, str]:
@@ -166,7 +179,8 @@ def _tags(recipe: Recipe, folder: Path) -> dict[str, str]:
         "recipe_sha": recipe.sha,
         "run_folder": str(folder),
     }
-    optional = {"git_sha": git_sha(), "suite": recipe.tracking.suite, "arm": recipe.tracking.arm}
+    tags["arm"] = recipe.tracking.arm or recipe.objective.name
+    optional = {"git_sha": git_sha(), "suite": recipe.tracking.suite}
     tags |= {name: value for name, value in optional.items() if value is not None}
     return tags | recipe.tracking.tags
 
@@ -200,7 +214,7 @@ def _evaluated(
     if tracked.tracker is not None:
         _add_facts(report, cache, facts)
         tracked.log(report.metrics, step)
-        _publish(report, parts.recipe, tracked.tracker, tracked.info)
+        _publish(report, parts, tracked.tracker, tracked.info)
     return report
 
 
@@ -222,16 +236,23 @@ def _without_partner(batches: PlannedBatches) -> str:
     return f"{dropped} of {sum(len(plan.clips) for plan in batches.plans)}"
 
 
-def _publish(report: Report, recipe: Recipe, tracker: Tracker, info: RunInfo) -> None:
+def _publish(report: Report, parts: Parts, tracker: Tracker, info: RunInfo) -> None:
     for folder in ("figures", "videos"):
         if (report.folder / folder).is_dir():
             tracker.artifact(report.folder / folder, folder)
-    for checkpoint in checkpoints(report.folder / "checkpoints")[:1]:
-        tracker.artifact(checkpoint, f"checkpoints/{checkpoint.name}")
     tracker.flush()
     run = tracker.run_id or "not reached"
-    report.facts["MLflow run"] = f"{run} in experiment {recipe.tracking.experiment!r}"
+    report.facts["MLflow run"] = f"{run} in experiment {parts.recipe.tracking.experiment!r}"
     tracker.artifact(report.write())
+    for checkpoint in checkpoints(report.folder / "checkpoints")[:1]:
+        exported = partial(
+            write_export,
+            checkpoint=checkpoint,
+            recipe=parts.recipe,
+            properties=parts.properties,
+            report=report,
+        )
+        tracker.made_artifact(exported, "model")
     print(f"\n{report.table()}\nsee all runs: mirrorlib ui", flush=True)
     installed().notify("evaluated", run=info, report=MappingProxyType(dict(report.metrics)))
 

@@ -1,13 +1,11 @@
 """A thin layer over MLflow: a run is recorded as it went, and a server that is down never stops it.
 
 Our own rather than Accelerate's tracker, which records crashed runs as finished and drops tensors.
-Every metric is also kept in the run folder's `metrics.jsonl`.
+Every metric is also kept in the run folder: `metrics.jsonl`, and `system.jsonl` of the machine.
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import json
 import logging
 import os
@@ -19,23 +17,29 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock
 
-from mirrorlib.files import write_whole, writing
+from mirrorlib.errors import UserError
+from mirrorlib.files import write_whole
+from mirrorlib.journal import Journal, Row
 from mirrorlib.recipe import flatten
 
 FLUSH_SECONDS = 10.0
 RETRY_SECONDS = 60.0
 PARAMETER_LENGTH = 6000
-PARAMETERS_SENT, METRICS_SENT = 100, 500
-"""In one request; MLflow takes at most 100 and 1,000, and a row of metrics is never split."""
-METRICS = "metrics.jsonl"
+PARAMETERS_SENT = 100
+"""In one request; MLflow takes no more."""
+METRICS, SYSTEM = "metrics.jsonl", "system.jsonl"
 
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
 
+MARKS = {"train": "train/loss", "system": "system/system_memory_usage_megabytes"}
+"""A metric that every row of its kind has: up to its last step MLflow has the others, too."""
+UNREADABLE = (PermissionError, FileNotFoundError, NotADirectoryError)
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
 
 Operation = Callable[[Any, str], None]
@@ -63,10 +67,11 @@ class Tracker:
         self._parameters = [(k, str(v)[:PARAMETER_LENGTH]) for k, v in flatten(parameters)]
         self._client: Any = None
         self._queue: deque[Operation] = deque()
-        with writing(folder / METRICS):
-            self._rows = _keep_rows(folder / METRICS, continued_from)
-            self._file = (folder / METRICS).open("a")
-        self._sent_step, self._sent_values = -1, dict[str, float]()
+        self._metrics = Journal(
+            folder / METRICS, lambda row: "train/loss" in row and row["step"] <= continued_from
+        )
+        self._system = Journal(folder / SYSTEM, lambda row: True)
+        self._sent_steps, self._sent_values = dict[str, int](), dict[str, float]()
         self.sent = False
         """Whether MLflow took everything, known once `close` was called."""
         self._next_try = 0.0
@@ -74,20 +79,36 @@ class Tracker:
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Queues scalars; sends at most every FLUSH_SECONDS."""
-        row = {"step": step, "time": int(time.time() * 1000), **metrics}
-        with writing(self.folder / METRICS):
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
-        self._rows.append(row)
+        self._metrics.add(metrics, step)
         if time.monotonic() >= self._next_flush:
             self.flush()
 
+    def log_system(self, metrics: Mapping[str, float]) -> None:
+        """Queues a sample of `system/...`, the next in number; one other thread may call this."""
+        self._system.add(metrics, self._system.last_step + 1)
+
+    def inputs(self, datasets: Sequence[Any]) -> None:
+        """Queues mlflow.entities.DatasetInput. One that the run has already stays one."""
+        self._queue.append(lambda client, run: client.log_inputs(run, list(datasets)))
+
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Queues a file or a folder's files."""
+        """Queues a file or a folder's files; one of that name is replaced."""
         if path.is_dir():
             self._queue.append(lambda client, run: client.log_artifacts(run, str(path), folder))
         else:
             self._queue.append(lambda client, run: client.log_artifact(run, str(path), folder))
+
+    def made_artifact(self, make: Callable[[Path], object], folder: str) -> None:
+        """Queues a folder that `make` fills when it is sent; nothing of it stays on this disk."""
+
+        def send(client: Any, run: str) -> None:
+            with TemporaryDirectory() as parent:
+                made = Path(parent) / folder
+                made.mkdir()
+                make(made)
+                client.log_artifacts(run, str(made), folder)
+
+        self._queue.append(send)
 
     def flush(self) -> bool:
         """Sends what waits. False where the server did not take it all."""
@@ -97,11 +118,10 @@ class Tracker:
         try:
             if self.run_id is None:
                 self._connect()
-            while self._rows:
-                count = _rows_to_send(self._rows)
-                new = [m for m in _metrics(self._rows[:count]) if not self._has(m)]
-                self._send(_log_metrics(new))
-                del self._rows[:count]
+            for journal in (self._metrics, self._system):
+                while rows := journal.next():
+                    self._send(self._log_new(rows))
+                    journal.sent(len(rows))
             while self._queue:
                 self._send(self._queue[0])
                 self._queue.popleft()
@@ -121,7 +141,8 @@ class Tracker:
         self._next_try = min(self._next_try, time.monotonic())
         self._queue.append(lambda client, run: client.set_terminated(run, status))
         self.sent = self.flush()
-        self._file.close()
+        self._metrics.close()
+        self._system.close()
         return self.sent
 
     def _send(self, operation: Operation) -> None:
@@ -131,15 +152,20 @@ class Tracker:
 
         try:
             operation(self._client, self.run_id or "")
-        except (MlflowException, PermissionError, FileNotFoundError, NotADirectoryError) as error:
+        except (MlflowException, UserError, *UNREADABLE) as error:
             if isinstance(error, MlflowException) and error.error_code not in REFUSALS:
                 raise
             print(f"mirrorlib: MLflow refused something: {first_line(error)}", file=sys.stderr)
 
+    def _log_new(self, rows: Sequence[Row]) -> Operation:
+        new = [metric for metric in _metrics(rows) if not self._has(metric)]
+        return lambda client, run: client.log_batch(run, metrics=new)
+
     def _has(self, metric: Any) -> bool:
         """Whether an earlier process sent it already."""
-        if metric.key.startswith("train/"):
-            return bool(metric.step <= self._sent_step)
+        kind = metric.key.partition("/")[0]
+        if kind in MARKS:
+            return bool(metric.step <= self._sent_steps.get(kind, -1))
         return bool(self._sent_values.get(metric.key) == metric.value)
 
     def _connect(self) -> None:
@@ -160,8 +186,9 @@ class Tracker:
             for name, value in self.tags.items() - run.data.tags.items():
                 client.set_tag(run.info.run_id, name, value)
             self._sent_values = run.data.metrics
-            history = client.get_metric_history(run.info.run_id, "train/loss")
-            self._sent_step = max((metric.step for metric in history), default=-1)
+            for kind, mark in MARKS.items():
+                history = client.get_metric_history(run.info.run_id, mark)
+                self._sent_steps[kind] = max((metric.step for metric in history), default=-1)
         missing = [pair for pair in self._parameters if pair[0] not in run.data.params]
         for start in range(0, len(missing), PARAMETERS_SENT):
             _log_parameters(missing[start : start + PARAMETERS_SENT])(client, run.info.run_id)
@@ -239,19 +266,6 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def _keep_rows(file: Path, last_step: int) -> list[dict[str, Any]]:
-    """The rows of training up to a step; the file is left with them alone. A process that was
-    killed may have logged more, the last line only in part."""
-    rows = []
-    for line in file.read_text().splitlines() if file.exists() else ():
-        with contextlib.suppress(ValueError):
-            row = json.loads(line)
-            if row["step"] <= last_step and "train/loss" in row:
-                rows.append(row)
-    write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
-    return rows
-
-
 def _known_run(client: Any, store: str, note: Path) -> Any:
     """The MLflow run that an earlier process opened in this store, if it is still there."""
     from mlflow.exceptions import MlflowException
@@ -268,23 +282,13 @@ def _known_run(client: Any, store: str, note: Path) -> Any:
     return run if run.info.lifecycle_stage == "active" else None
 
 
-def _rows_to_send(rows: Sequence[Mapping[str, Any]]) -> int:
-    """How many rows fit into one request, at least one."""
-    sizes = itertools.accumulate(len(row) for row in rows)
-    return max(1, sum(size <= METRICS_SENT for size in sizes))
-
-
 def _log_parameters(pairs: Sequence[tuple[str, str]]) -> Operation:
     from mlflow.entities import Param
 
     return lambda client, run: client.log_batch(run, params=[Param(*pair) for pair in pairs])
 
 
-def _log_metrics(metrics: Sequence[Any]) -> Operation:
-    return lambda client, run: client.log_batch(run, metrics=metrics)
-
-
-def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+def _metrics(rows: Sequence[Row]) -> list[Any]:
     """As MLflow takes them: a name it forbids is written otherwise."""
     from mlflow.entities import Metric
 

@@ -75,7 +75,7 @@ def test_the_run_is_in_mlflow(alone: Finished, folder: Path):
     assert run.data.metrics["eval/success_rate"] == pytest.approx(success)
     assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 10
     kept = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
-    assert kept == {"recipe.yaml", "report.json", "figures", "videos", "checkpoints"}
+    assert kept == {"recipe.yaml", "report.json", "figures", "videos", "model"}
 
 
 def test_a_checkpoint_evaluates_as_it_did(alone: Finished, folder: Path):

@@ -11,14 +11,17 @@ import pytest
 
 mlflow = pytest.importorskip("mlflow")
 
-from mirrorlib.tracking import METRICS_SENT, Tracker, _rows_to_send, track  # noqa: E402
+from mlflow_store import fresh_store  # noqa: E402
+
+from mirrorlib.journal import METRICS_SENT, Journal  # noqa: E402
+from mirrorlib.tracking import Tracker, track  # noqa: E402
 
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mirrorlib.tracking.FLUSH_SECONDS", 0.0)
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    mlflow.set_tracking_uri(fresh_store(tmp_path))
     yield mlflow.MlflowClient()
     mlflow.set_tracking_uri(None)
 
@@ -162,11 +165,17 @@ def test_a_run_that_is_gone_from_mlflow_begins_anew_there(store, tmp_path: Path,
     assert [(m.step, m.value) for m in history] == [(1, 1.0), (2, 2.0)]
 
 
-def test_rows_are_sent_whole_and_few_at_a_time():
-    rows = [{str(i): 0.0 for i in range(40)} for _ in range(30)]
-    assert _rows_to_send(rows) == METRICS_SENT // 40
-    assert _rows_to_send(rows[:3]) == 3
-    assert _rows_to_send([{str(i): 0.0 for i in range(900)}]) == 1
+def test_rows_are_sent_whole_and_few_at_a_time(tmp_path: Path):
+    def next_of(rows: int, names: int) -> int:
+        journal = Journal(tmp_path / f"{rows}-{names}.jsonl", lambda row: True)
+        for step in range(rows):
+            journal.add({str(i): 0.0 for i in range(names - 2)}, step)  # with step and time
+        return len(journal.next())
+
+    assert next_of(30, 40) == METRICS_SENT // 40
+    assert next_of(3, 40) == 3
+    assert next_of(2, 900) == 1
+    assert next_of(0, 40) == 0
 
 
 def test_a_connection_that_breaks_is_tried_again(store, tmp_path: Path, monkeypatch):
@@ -202,7 +211,7 @@ def test_four_processes_may_start_on_a_fresh_store(tmp_path: Path):
         subprocess.Popen([*command, str(i)], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
         for i in range(4)
     ]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
+    errors = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, errors
     store = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     experiment = store.get_experiment_by_name("mirrors")

@@ -62,8 +62,7 @@ class Report:
 
     def table(self) -> str:
         """Markdown that is read as well in a terminal."""
-        lines = [f"# {self.name}", ""]
-        lines += _rows(("held-out measure", "result", "95 % interval", "chance"), self._measures())
+        lines = [f"# {self.name}", "", *self._results()]
         costs = [
             (name, f"{p.seconds:.0f} s", f"{p.memory / 2**30:.1f} GiB", _gpu(p))
             for name, p in self.phases.items()
@@ -73,6 +72,13 @@ class Report:
         lines += ["", *_rows(("phase", "wall time", "peak memory", "GPU memory"), costs), ""]
         lines += [f"{name}: {value}" for name, value in self.facts.items()]
         return "\n".join(lines)
+
+    def results(self) -> str:
+        """What was measured, without what it cost, in Markdown."""
+        return "\n".join(self._results())
+
+    def _results(self) -> list[str]:
+        return _rows(("held-out measure", "result", "95 % interval", "chance"), self._measures())
 
     def _measures(self) -> list[tuple[str, str, str, str]]:
         m = self.metrics

@@ -6,7 +6,6 @@ needs beyond the weights) and `checkpoint.json`: the step, and each file's SHA-2
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -22,6 +21,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from mirrorlib.errors import UserError
+from mirrorlib.files import sha256
 
 NAME = re.compile(r"step-(\d+)")
 CHECKPOINTS = "checkpoints"
@@ -45,7 +45,7 @@ def save_checkpoint(
         save_model(module, str(partial / WEIGHTS))
         torch.save(dict(state), partial / STATE)
         (partial / RECIPE).write_text(recipe)
-        digests = {file.name: _digest(file) for file in sorted(partial.iterdir())}
+        digests = {file.name: sha256(file) for file in sorted(partial.iterdir())}
         (partial / INDEX).write_text(json.dumps({"step": step, "sha256": digests}, indent=2))
         for path in (*partial.iterdir(), partial):
             _flush(path)
@@ -85,7 +85,7 @@ def damage(checkpoint: Path) -> str | None:
     try:
         digests = json.loads((checkpoint / INDEX).read_text())["sha256"]
         for name in (WEIGHTS, STATE, RECIPE):
-            if _digest(checkpoint / name) != digests[name]:
+            if sha256(checkpoint / name) != digests[name]:
                 return f"{name} is not what was written"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
@@ -144,11 +144,6 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     except Exception as error:  # torch, zipfile and pickle each raise their own
         raise UserError(f"{checkpoint}: {STATE} does not load ({error})") from error
     return state
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:

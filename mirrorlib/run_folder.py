@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from mirrorlib.errors import RecipeError, UserError
+from mirrorlib.evaluation.rollouts import OUTCOMES
 from mirrorlib.files import write_whole
 from mirrorlib.recipe import Recipe, dump_recipe, flatten, load_recipe
 from mirrorlib.training.checkpoint import CHECKPOINTS, newest_whole
@@ -81,7 +82,7 @@ def _prepared(path: Path, recipe: Recipe) -> RunFolder:
     if _finished(path, recipe):
         return RunFolder(path, finished=True)
     try:
-        for name in (FINISHED, REPORT):
+        for name in (FINISHED, REPORT, OUTCOMES):
             (path / name).unlink(missing_ok=True)
         for partial in (path / CHECKPOINTS).glob(".*.partial"):
             shutil.rmtree(partial)

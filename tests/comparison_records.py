@@ -7,6 +7,7 @@ from typing import Any
 
 from mirrorlib.records import Record
 
+ASKED = {"objective.temperature": 0.1, "pairing": "instruction", "train.weights.alignment": 0.5}
 CHANCES = {"eval/recognition_accuracy_chance": 0.05}
 
 
@@ -14,7 +15,7 @@ def record(arm: str, seed: int, metrics: Mapping[str, float], **changes: Any) ->
     defaults = {
         "suite": "objectives",
         "recipe_sha": f"{arm}-{seed}",
-        "recipe": {"seed": seed, "objective.name": arm, "train.steps": 10},
+        "recipe": {"seed": seed, "objective.name": arm, "train.steps": 10} | ASKED,
         "versions": {"mirrorlib": "1.0"},
         "libraries": {"torch": "2.6"},
         "commit": "0123456789abcdef",

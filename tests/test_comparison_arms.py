@@ -165,6 +165,13 @@ def test_no_other_suite_has_p_values(changes):
     assert compare(confirmatory(**changes)).tests == ()
 
 
+@pytest.mark.parametrize("key", ["objective.temperature", "pairing", "train.weights.alignment"])
+def test_nor_has_the_question_asked_otherwise(key: str):
+    changed = [replace(r, recipe={**r.recipe, key: "other"}) for r in confirmatory()]
+    assert compare(changed).tests == ()
+    assert compare(confirmatory(), "infonce").tests == ()
+
+
 def test_nor_has_a_third_arm_or_a_few_seeds():
     third = record("pull", 0, {SUCCESS: 0.5}, suite="confirmatory")
     assert compare([*confirmatory(), third]).tests == ()

@@ -161,7 +161,7 @@ def test_no_spread_over_seeds_is_told():
 
 
 def test_p_values_are_for_the_confirmatory_suite_alone():
-    values = {"none": list(np.linspace(0.5, 0.6, 6)), "pull": list(np.linspace(0.6, 0.8, 6))}
+    values = {"none": list(np.linspace(0.5, 0.6, 6)), "infonce": list(np.linspace(0.6, 0.8, 6))}
     assert "p, Holm" in summary(compare(suite(values, suite="confirmatory")))
     other = compare(suite(values))
     assert "p," not in "".join(h for table in tables(other) for h in table.header)

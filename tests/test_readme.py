@@ -46,6 +46,7 @@ def commands() -> list[str]:
 LAUNCHES = [c for c in commands() if re.search(r"-m mirrorlib\.run\b", c)]
 ON_GPUS = [c for c in LAUNCHES if "--multi_gpu" in c]
 PLAIN = "accelerate launch -m mirrorlib.run recipes/infonce.yaml"
+PROBE = "accelerate launch -m mirrorlib.probe recipes/probe.yaml"
 OURS = [c for c in commands() if c.startswith("mirrorlib ")]
 
 
@@ -82,7 +83,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_command_is_known_here():
     """A new line in the README needs a test."""
-    known = [*LAUNCHES, *OURS, "L = L_observer + w_e L_executor + w_a L_align"]
+    known = [*LAUNCHES, *OURS, PROBE, "L = L_observer + w_e L_executor + w_a L_align"]
     others = [c for c in commands() if c not in known and not c.startswith((*BY_HAND, "make "))]
     assert [other.partition(": ")[0] for other in others] == ["my-run.yaml:5:28"]
     assert len(ON_GPUS) == 2 and len(LAUNCHES) > 8 and len(OURS) > 3
@@ -155,7 +156,8 @@ def test_the_ui_answers_at_the_link_that_it_prints(folder: Path):
     )  # fmt: skip
     try:
         assert process.stdout
-        link = process.stdout.readline().rpartition(" ")[2].strip()
+        said = next(line for line in process.stdout if "/#/experiments/" in line)
+        link = said.rpartition(" ")[2].strip()
         assert re.fullmatch(
             rf"http://127.0.0.1:{port}/#/experiments/\d+/runs\?workflowType=machine_learning\S*",
             link,

@@ -22,6 +22,13 @@ from mirrorlib.records import Record
 BASELINE = "none"
 CONFIRMATORY = "confirmatory"
 """The suite whose one question was fixed in advance: p-values are for it alone."""
+FIXED: Mapping[str, str] = {
+    "objective.name": "infonce",
+    "objective.temperature": "0.1",
+    "pairing": "instruction",
+    "train.weights.alignment": "0.5",
+}
+"""What that question says of the arm that aligns; an arm changed otherwise answers another."""
 SHARED = (
     "source", "data", "batch", "train.steps", "train.max_steps", "train.accumulation",
     "train.precision", "evaluation",
@@ -208,6 +215,8 @@ def _unequal(records: Sequence[Record], arms: Sequence[str]) -> list[str]:
 def _versions(records: Sequence[Record]) -> list[str]:
     found: dict[str, set[str]] = {}
     for record in records:
+        if record.commit is not None:
+            found.setdefault("the code (commits)", set()).add(record.commit[:7])
         for name, version in {**record.libraries, **record.versions}.items():
             found.setdefault(name, set()).add(version)
     return [
@@ -244,7 +253,18 @@ def _unpaired(records: Sequence[Record], arms: Sequence[str], baseline: str) -> 
 
 
 def _is_confirmatory(records: Sequence[Record], arms: Sequence[str]) -> bool:
-    return len(arms) == 2 and all(record.suite == CONFIRMATORY for record in records)
+    """Whether this is the question that was fixed, asked as it was fixed. arms: baseline first."""
+    return (
+        len(arms) == 2
+        and arms[0] == BASELINE
+        and all(record.suite == CONFIRMATORY for record in records)
+        and all(
+            str(record.recipe.get(key)) == value
+            for record in records
+            if record.arm == arms[1]
+            for key, value in FIXED.items()
+        )
+    )
 
 
 def _tests(

@@ -31,7 +31,7 @@ def experiment_records(name: str) -> tuple[list[Record], list[str]]:
                 f"MLflow's ({_uri()})"
             )
         runs = _runs(client, experiment.experiment_id)
-        trained = [run for run in runs if not {TAG, "checkpoint"} & run.data.tags.keys()]
+        trained = [run for run in runs if not {TAG, "checkpoint", "probe"} & run.data.tags.keys()]
         whole = [run for run in trained if _is_whole(run)]
         notes = []
         if len(whole) < len(trained):

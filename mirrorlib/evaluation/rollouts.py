@@ -130,11 +130,15 @@ def write_outcomes(rollouts: Sequence[Rollout], folder: Path) -> None:
 
 
 def read_outcomes(folder: Path) -> dict[Scene, bool]:
-    """Whether each scene was solved, as `write_outcomes` left it; empty where nothing was."""
+    """Whether each scene was solved, as `write_outcomes` left it; empty where nothing was.
+    Raises UserError where the file is damaged."""
     file = folder / OUTCOMES
-    rows = json.loads(file.read_text()) if file.exists() else []
     names = [field.name for field in fields(Scene)]
-    return {Scene(**{name: row[name] for name in names}): row["success"] for row in rows}
+    try:
+        rows = json.loads(file.read_text()) if file.exists() else []
+        return {Scene(**{name: row[name] for name in names}): row["success"] for row in rows}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: is no list of rollouts; evaluate the run again") from error
 
 
 class _Worker:

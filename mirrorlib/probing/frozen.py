@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -110,7 +111,7 @@ def _read_npz(path: Path, letter: str, split: str) -> Rows:
             ):
                 key = f"{split}_{name}"
                 texts[name] = [str(t) for t in file[key]] if key in file else standing_in
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, EOFError, BadZipFile, ValueError, TypeError) as error:
         raise UserError(f"{path}: holds no representations ({error})") from error
     if x.ndim != 2 or any(len(t) != count for t in (instructions, *texts.values())):
         raise UserError(

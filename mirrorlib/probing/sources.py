@@ -104,6 +104,8 @@ def outcomes_of(settings: ProbeSettings) -> tuple[dict[str, bool], str]:
         folder = path.parent
     elif (path / INDEX).exists():
         folder = path.parent.parent
+        if not settings.outcomes and path != checkpoints(path.parent)[0]:
+            return {}, f"none: the rollouts in {folder} are of its last checkpoint, not of {path}"
     found = {
         f"{scene.split}/{scene.task}/{scene.variation}/{scene.index}": solved
         for scene, solved in read_outcomes(folder).items()

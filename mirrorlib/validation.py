@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mirrorlib.errors import suggestion
-from mirrorlib.yamlfile import Keys, dotted
+from mirrorlib.yamlfile import Document, Keys, dotted
+
+Model = TypeVar("Model", bound=BaseModel)
 
 _EXPECTED = {
     "bool_parsing": "must be true or false",
@@ -46,6 +48,19 @@ def explain(error: ValidationError, model: type[BaseModel], value: object) -> li
     """A finding for each error that `model` found in `value`."""
     details = error.errors(include_url=False)
     return [Finding(_keys(d, value), _text(d, model)) for d in details]
+
+
+def validated(document: Document, model: type[Model]) -> Model:
+    """The document's value as `model` reads it. Raises RecipeError with every problem there is."""
+    loaded = None
+    try:
+        loaded = model.model_validate(document.value)
+    except ValidationError as error:
+        for finding in explain(error, model, document.value):
+            document.report(finding.keys, finding.text)
+    document.raise_problems()
+    assert loaded is not None
+    return loaded
 
 
 def show(value: Any) -> str:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import Site
 from probe_components import PLUGIN, ExecutorConfig, Eyes, Hands, ObserverConfig
+from safetensors.torch import save_file
 from torch import nn
 
 import mirrorlib.recipe
@@ -82,8 +83,9 @@ class Bench:
         self.out.mkdir(exist_ok=True)
         self.probed = Probed(told, self.out, [], {})
         source = Representations(told, CPU)
-        outcomes, _ = outcomes_of(told)
-        for plan in planned(told):
+        plans = planned(told)
+        outcomes, _ = outcomes_of(told, plans[0].executor)
+        for plan in plans:
             _measured(told, plan, source, self.probed, outcomes)
         return self.probed.variants
 
@@ -258,7 +260,8 @@ def test_success_is_read_from_rollouts_in_the_same_scenes(bench: Bench, aware: V
     assert split.interval[0] <= split.difference <= split.interval[1]
     assert "16 solved, 16 failed" in bench.probed.text()
     bench.probe(bench.folder / "eyes", bench.folder / "aware", controls=[], levels=["episode"])
-    told = outcomes_of(bench.probed.settings)[1]
+    settings = bench.probed.settings
+    told = outcomes_of(settings, planned(settings)[0].executor)[1]
     assert f"`mirrorlib evaluate {bench.folder / 'aware'} evaluation.split=test`" in told
 
 
@@ -266,7 +269,10 @@ def test_success_is_read_from_rollouts_in_the_same_scenes(bench: Bench, aware: V
     ("settings", "message"),
     [
         ({"observer": "nowhere"}, "observer: nowhere is no run, no checkpoint and no file"),
-        ({"split": "val"}, "evaluation.split is val, but the source has no val episodes"),
+        ({"split": "val"}, "split is val, but .*eyes.* learnt from a source without val episodes"),
+        ({"executor": "twice.npz"}, "the executor has two rows called train/lift/0/0"),
+        ({"observer": "few.npz", "executor": "many.npz"}, "no episode in common .such as .*of 4"),
+        ({"executor": "flat.safetensors"}, "train/u and train/e must be .N, D."),
         ({"executor": "other"}, "learnt from different sources .version: 1 and 2."),
         ({"outcomes": "aware"}, "outcomes: .*aware holds no rollouts.json of the test split"),
         ({"executor": "torn.npz"}, "torn.npz: holds no array 'train_e'"),
@@ -295,6 +301,17 @@ def test_mistakes_are_one_line(bench: Bench, aware: Variant, settings: dict, mes
     np.savez(bench.folder / "nan.npz", train_e=rows, test_e=rows, **fine)
     strange = fine | {"train_names": np.array(list("xyzw"))}
     np.savez(bench.folder / "strange.npz", train_e=rows, test_e=rows, **strange)
+    twice = fine | {"train_names": np.array([names[0], *names[:3]])}
+    np.savez(bench.folder / "twice.npz", train_e=rows, test_e=rows, **twice)
+    nameless = {key: value for key, value in fine.items() if "names" not in key}
+    np.savez(bench.folder / "few.npz", train_u=rows, test_u=rows, **nameless)
+    nameless = {key: np.array(["lift number 0"] * 5) for key in nameless}
+    np.savez(bench.folder / "many.npz", train_e=np.ones((5, 2)), test_e=np.ones((5, 2)), **nameless)
+    flat = {f"{split}/{name}": torch.ones(4) for split in ("train", "test") for name in "ue"}
+    flat |= {f"{split}/labels": torch.ones(4, 3) for split in ("train", "test")}
+    column = ["lift number 0"] * 4
+    texts = json.dumps({"names": column, "instructions": column, "tasks": column})
+    save_file(flat, bench.folder / "flat.safetensors", {"train": texts, "test": texts})
     (bench.folder / "text.npz").write_text("no archive")
     here = {
         key: str(bench.folder / value) if isinstance(value, str) and key != "split" and

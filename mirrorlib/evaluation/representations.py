@@ -164,7 +164,17 @@ def load_representations(path: Path) -> dict[str, Represented]:
         for split, text in metadata.items():
             u, e, labels = (named[f"{split}/{name}"] for name in ("u", "e", "labels"))
             zu, ze = (named.get(f"{split}/{name}") for name in ("zu", "ze"))
-            found[split] = Represented(u, e, labels, **json.loads(text), zu=zu, ze=ze)
-    except (KeyError, TypeError, ValueError) as error:
+            texts = json.loads(text)
+            found[split] = Represented(u.float(), e.float(), labels, **texts, zu=zu, ze=ze)
+    except KeyError as error:
         raise UserError(f"{path}: holds no representations ({error} is missing)") from error
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: holds no representations ({split}: {error})") from error
+    for split, r in found.items():
+        columns = (r.u, r.e, r.labels, r.names, r.instructions, r.tasks)
+        if r.u.ndim != 2 or r.e.ndim != 2 or len({len(column) for column in columns}) > 1:
+            raise UserError(
+                f"{path}: {split}/u and {split}/e must be (N, D), with as many labels, names, "
+                "instructions and tasks as they have rows"
+            )
     return found

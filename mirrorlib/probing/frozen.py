@@ -52,7 +52,11 @@ class Rows:
 
 def paired(u: Rows, e: Rows, where: str) -> Represented:
     """The episodes that both sides have, in the observer's order. Raises UserError where they have
-    none, or disagree about an instruction."""
+    none, name one twice, or disagree about an instruction."""
+    for side, names in (("observer", u.names), ("executor", e.names)):
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UserError(f"{where}: the {side} has two rows called {twice}")
     places = {name: i for i, name in enumerate(e.names)}
     rows = [i for i, name in enumerate(u.names) if name in places]
     if not rows:
@@ -78,7 +82,8 @@ def paired(u: Rows, e: Rows, where: str) -> Represented:
 def read_rows(path: Path, side: Side, split: str) -> dict[str, Rows]:
     """The training rows and those of `split` in a file: .safetensors as every run leaves it, or
     .npz with `<split>_u` or `<split>_e` (N, D), `<split>_instructions` (N,) text and, where there
-    are, `<split>_names` and `<split>_tasks`. Raises UserError."""
+    are, `<split>_names` and `<split>_tasks`; without names, row i of one side is the partner of
+    row i of the other, and there must be as many. Raises UserError."""
     if path.suffix == ".npz":
         return {each: _read_npz(path, LETTERS[side], each) for each in ("train", split)}
     found = load_representations(path)
@@ -106,7 +111,7 @@ def _read_npz(path: Path, letter: str, split: str) -> Rows:
             instructions = [str(text) for text in file[f"{split}_instructions"]]
             count, texts = len(x), {}
             for name, standing_in in (
-                ("names", [f"{split}/{i}" for i in range(count)]),
+                ("names", [f"{split}/row {i} of {count}" for i in range(count)]),
                 ("tasks", [""] * count),
             ):
                 key = f"{split}_{name}"
@@ -147,6 +152,10 @@ class Frozen:
         installed().require(recipe.distributions)
         with seeded(recipe.seed, "source"):
             source: Source = build_section("source", recipe.source)
+        if not source.keys(split):
+            raise UserError(
+                f"split is {split}, but {checkpoint} learnt from a source without {split} episodes"
+            )
         check_data(recipe, source)
         properties = executor_view(recipe, source)
         with seeded(recipe.seed, side):

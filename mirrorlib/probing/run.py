@@ -28,7 +28,8 @@ from mirrorlib.probing.settings import ProbeSettings
 from mirrorlib.probing.sources import AS_TRAINED, Planned, Representations, outcomes_of, planned
 from mirrorlib.probing.tables import tables
 from mirrorlib.processes import own_cores
-from mirrorlib.tracking import Tracker, git_sha, track
+from mirrorlib.provenance import git_sha
+from mirrorlib.tracking import Tracker, track
 from mirrorlib.training.checkpoint import INDEX, recorded_step
 from mirrorlib.yamlfile import write_yaml
 
@@ -81,7 +82,7 @@ def probe(settings: ProbeSettings) -> Path:
 
 def _probe(settings: ProbeSettings, device: torch.device) -> Path:
     plans = planned(settings)
-    outcomes, told = outcomes_of(settings)
+    outcomes, told = outcomes_of(settings, plans[0].executor)
     folder = _claim(settings)
     with writing(folder):
         write_whole(folder / "probe.yaml", write_yaml(settings.resolved()))
@@ -94,7 +95,8 @@ def _probe(settings: ProbeSettings, device: torch.device) -> Path:
         for plan in plans:
             variant = _measured(settings, plan, source, probed, outcomes)
             log(dict(_metrics(variant)), _step(plan))
-        for path in probed.write():
+            written = probed.write()
+        for path in written:
             tracker.artifact(path)
         tracker.flush()
         print(f"\n{probed.text()}\nin {folder}; see all runs: mirrorlib ui", flush=True)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, Strict, ValidationError, field_validator
+from pydantic import Field, Strict, field_validator
 
 from mirrorlib.probing.names import CONTROLS, Control
 from mirrorlib.sections import Count, Names, Rate, Section, Weight
-from mirrorlib.validation import explain
+from mirrorlib.validation import validated
 from mirrorlib.yamlfile import read_yaml
 
 Levels: TypeAlias = Annotated[
@@ -98,12 +98,4 @@ def load_probe(path: Path, overrides: Sequence[str] = ()) -> ProbeSettings:
     for number, override in enumerate(overrides):
         document.override(number, override)
     document.value.setdefault("name", path.stem)
-    loaded = None
-    try:
-        loaded = ProbeSettings.model_validate(document.value)
-    except ValidationError as error:
-        for finding in explain(error, ProbeSettings, document.value):
-            document.report(finding.keys, finding.text)
-    document.raise_problems()
-    assert loaded is not None
-    return loaded
+    return validated(document, ProbeSettings)

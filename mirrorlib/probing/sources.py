@@ -17,7 +17,15 @@ from mirrorlib.probing.frozen import Frozen, Rows, Side, paired, read_rows
 from mirrorlib.probing.measure import check_pairs
 from mirrorlib.probing.names import ALTERED, Control
 from mirrorlib.probing.settings import ProbeSettings, SiteSection
-from mirrorlib.training.checkpoint import CHECKPOINTS, INDEX, checkpoints, damage, find_checkpoint
+from mirrorlib.recipe import load_recipe
+from mirrorlib.training.checkpoint import (
+    CHECKPOINTS,
+    INDEX,
+    RECIPE,
+    checkpoints,
+    damage,
+    find_checkpoint,
+)
 
 AS_TRAINED = "as trained"
 SIDES: tuple[Side, Side] = ("observer", "executor")
@@ -65,6 +73,9 @@ def planned(settings: ProbeSettings) -> list[Planned]:
                 if places[SIDES.index(side)].is_file:
                     raise UserError(f"sites.{side}: {settings.name} takes the {side} from a file")
                 found.append(Planned(places[0], places[1], override, shown, not number))
+    for place in dict.fromkeys(place for plan in found for place in (plan.observer, plan.executor)):
+        if not place.is_file:
+            load_recipe(place.path / RECIPE, place.overrides)
     return found
 
 
@@ -95,10 +106,10 @@ def _places(settings: ProbeSettings) -> list[tuple[Path, Path]]:
     return [(steps[0][name], steps[1][name]) for name in shared]
 
 
-def outcomes_of(settings: ProbeSettings) -> tuple[dict[str, bool], str]:
+def outcomes_of(settings: ProbeSettings, executor: Place) -> tuple[dict[str, bool], str]:
     """Whether the executor solved each scene of the split, by the episode's name, and in words
     where that comes from or how to get it. Raises UserError where `outcomes` is wrong."""
-    path = Path(settings.outcomes or settings.executor)
+    path = Path(settings.outcomes or executor.path)
     folder = path
     if path.is_file():
         folder = path.parent

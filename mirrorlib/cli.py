@@ -213,11 +213,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _suite(arguments: argparse.Namespace) -> None:
     """Run what a suite still lacks: a base recipe, named changes to it, and seeds."""
-    from mirrorlib.suite import load_suite, parse_seeds
+    from mirrorlib.suite import load_suite, parse_seeds, refuse_mixing
     from mirrorlib.suites.running import chosen, print_lines, run_suite
 
     seeds = None if arguments.seeds is None else parse_seeds(arguments.seeds)
     suite = load_suite(arguments.suite, arguments.overrides, seeds=seeds, records=arguments.records)
+    if arguments.records is None:
+        refuse_mixing(suite, arguments.overrides)
     suite = chosen(suite, None if arguments.arms is None else arguments.arms.split(","))
     if arguments.print:
         print_lines(suite)

@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, InstanceOf, ValidationError, field_validator
+from pydantic import BaseModel, Field, InstanceOf, ValidationError, field_validator
 
 from mirrorlib.errors import ComponentError
 from mirrorlib.hookspecs import Kind
@@ -86,11 +86,14 @@ class Recipe(Section):
 
     def decisive(self) -> dict[str, Any]:
         """The leaves of the resolved recipe, as `a.b` -> value, but for those that decide where
-        and how a run is kept, and not what comes out of it."""
+        and how a run is kept, and not what comes out of it, and for options that are null: one that
+        a later version brings, and that is off, makes no other recipe."""
+        unset = set(_unset(self))
         return {
             key: value
             for key, value in flatten(self.resolved())
-            if not any(key == free or key.startswith(f"{free}.") for free in INCIDENTAL)
+            if key not in unset
+            and not any(key == free or key.startswith(f"{free}.") for free in INCIDENTAL)
         }
 
 
@@ -196,6 +199,17 @@ def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flatten(inner, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, value
+
+
+def _unset(section: BaseModel, prefix: str = "") -> Iterator[str]:
+    """The declared options that are null, as `a.b`."""
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if value is None:
+            yield prefix + name
+        elif isinstance(value, BaseModel):
+            inner = value.config if isinstance(value, ComponentSection) else value
+            yield from _unset(inner, f"{prefix}{name}.")
 
 
 def _validate_components(

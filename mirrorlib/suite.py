@@ -11,13 +11,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import Field, Strict, ValidationError, field_validator
+from pydantic import Field, Strict, field_validator
 
 from mirrorlib.errors import RecipeError, UserError, suggestion
+from mirrorlib.provenance import used_versions
 from mirrorlib.recipe import Recipe, load_recipe
-from mirrorlib.records import used_versions
 from mirrorlib.sections import Section
-from mirrorlib.validation import explain
+from mirrorlib.validation import validated
 from mirrorlib.yamlfile import Document, read_yaml
 
 RECORDS = Path("records")
@@ -44,6 +44,11 @@ class _SuiteFile(Section):
     baseline: str = Field(description="The arm that the others are compared with.")
     seeds: Annotated[tuple[Seed, ...], Strict(False), Field(min_length=1)] = Field(
         description="How many, from 0, or a list."
+    )
+    question: str | None = Field(
+        None,
+        description="The arm whose difference from the baseline is asked in advance: p-values are "
+        "for it alone.",
     )
     arms: dict[str, dict[str, Any]] = Field(
         min_length=1, description="By name, what each arm changes, as `section.key: value`."
@@ -102,6 +107,7 @@ class Suite:
 
     name: str
     baseline: str
+    question: str | None
     arms: tuple[str, ...]
     file: Path
     recipe_file: Path
@@ -132,7 +138,7 @@ def load_suite(
     problem at once, each `file:line:column: what`, and of an arm with its name.
     """
     document = read_yaml(Path(path))
-    written = _validated(document)
+    written = _read(document)
     recipe_file = _from_here(Path(path).parent / written.recipe)
     if not recipe_file.is_file():
         document.report(("recipe",), f"no such file: {recipe_file}")
@@ -143,12 +149,25 @@ def load_suite(
     return Suite(
         written.name,
         written.baseline,
+        written.question,
         tuple(written.arms),
         Path(path),
         recipe_file,
         plan.records,
         runs,
     )
+
+
+def refuse_mixing(suite: Suite, overrides: Sequence[str]) -> None:
+    """Raises UserError where overrides decide numbers: the records would lie among those of the
+    suite as it is written."""
+    own, changed = (load_recipe(suite.recipe_file, each).decisive() for each in ((), overrides))
+    differing = sorted(k for k in own.keys() | changed.keys() if own.get(k) != changed.get(k))
+    if differing:
+        raise UserError(
+            f"{differing[0]} is not what {suite.file} has: keep these records apart, with "
+            "--records FOLDER"
+        )
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -163,18 +182,16 @@ def parse_seeds(text: str) -> list[int]:
     return list(dict.fromkeys(seeds))
 
 
-def _validated(document: Document) -> _SuiteFile:
+def _read(document: Document) -> _SuiteFile:
     """Raises RecipeError."""
-    try:
-        written = _SuiteFile.model_validate(document.value)
-    except ValidationError as error:
-        for finding in explain(error, _SuiteFile, document.value):
-            document.report(finding.keys, finding.text)
-        document.raise_problems()
-        raise AssertionError("every error is a problem") from error
-    if written.baseline not in written.arms:
-        close = suggestion(written.baseline, written.arms)
-        document.report(("baseline",), f"there is no arm {written.baseline!r}{close}")
+    written = validated(document, _SuiteFile)
+    for key in ("baseline", "question"):
+        arm = getattr(written, key)
+        if arm is not None and arm not in written.arms:
+            close = suggestion(arm, written.arms)
+            document.report((key,), f"there is no arm {arm!r}{close}")
+    if written.question == written.baseline:
+        document.report(("question",), "is the baseline itself; name the arm compared with it")
     for arm, changes in written.arms.items():
         for key in changes:
             if reason := _reserved(key):

@@ -160,9 +160,9 @@ def test_no_spread_over_seeds_is_told():
     assert " *\n" not in text and " * |" not in text
 
 
-def test_p_values_are_for_the_confirmatory_suite_alone():
+def test_p_values_are_for_the_question_asked_in_advance_alone():
     values = {"none": list(np.linspace(0.5, 0.6, 6)), "infonce": list(np.linspace(0.6, 0.8, 6))}
-    assert "p, Holm" in summary(compare(suite(values, suite="confirmatory")))
+    assert "p, Holm" in summary(compare(suite(values), question="infonce"))
     other = compare(suite(values))
     assert "p," not in "".join(h for table in tables(other) for h in table.header)
     assert {row["p_t"] for row in read(summary_csv(other))} == {""}

@@ -16,6 +16,7 @@ from mirrorlib.comparison import compare, gather
 from mirrorlib.errors import UserError
 from mirrorlib.recipe import dump_recipe, load_recipe
 from mirrorlib.reporting.report import Report
+from mirrorlib.suite import load_suite
 
 mlflow = pytest.importorskip("mlflow")
 from mlflow.entities import Metric  # noqa: E402
@@ -41,6 +42,18 @@ def left(folder: str, values=VALUES, **changes) -> Path:
     for each in suite(values, **changes):
         each.write(Path(folder))
     return Path(folder)
+
+
+def left_by_runs(file: str, values, folder: Path | None = None) -> None:
+    """Records of a suite's own recipes."""
+    most = max(map(len, values.values()))
+    planned = load_suite(file, seeds=range(most))
+    for run in planned.runs:
+        if run.seed < len(values.get(run.arm, ())):
+            rate, sha = values[run.arm][run.seed], run.recipe.sha
+            record(run.arm, run.seed, {SUCCESS: rate}, recipe_sha=sha).write(
+                folder or planned.records
+            )
 
 
 def logged(client, objective: str, seed: int, status: str = "FINISHED", **tags: str) -> str:
@@ -74,17 +87,35 @@ def test_a_folder_and_files_of_records():
 def test_a_suite_brings_name_baseline_and_order():
     Path("mine.yaml").write_text(
         f"name: mine\nrecipe: {RECIPES / 'none.yaml'}\nbaseline: plain\nseeds: 2\n"
-        "arms:\n  zebra: {train.steps: 3}\n  plain: {}\n  ape: {train.steps: 4}\n"
+        "arms:\n  zebra: {train.steps: 3}\n  plain: {}\n  ape: {train.steps: 4}\nquestion: ape\n"
     )
     with pytest.raises(UserError, match=r"records/mine: no record of suite mine yet"):
         gather(["mine.yaml"])
-    left("records/mine", {"ape": [0.1, 0.2], "plain": [0.3, 0.2], "zebra": [0.1]})
+    left_by_runs("mine.yaml", {"ape": [0.1, 0.2], "plain": [0.3, 0.2], "zebra": [0.1]})
     gathered = gather(["mine.yaml"])
-    assert (gathered.name, gathered.baseline) == ("mine", "plain")
+    assert (gathered.name, gathered.baseline, gathered.question) == ("mine", "plain", "ape")
     comparison = compare(gathered.records, gathered.baseline, arms=gathered.arms)
     assert comparison.arms == ("plain", "zebra", "ape")
     assert gathered.notes == ["5 of the 6 runs planned are done"]
-    left("elsewhere", {"plain": [0.1]})
+    assert gather(["mine.yaml", "records/mine"]).question is None
+
+
+def test_records_of_other_recipes_are_left_out_of_a_suite():
+    Path("mine.yaml").write_text(
+        f"name: mine\nrecipe: {RECIPES / 'none.yaml'}\nbaseline: plain\nseeds: 1\n"
+        "arms:\n  plain: {}\n  ape: {train.steps: 4}\n"
+    )
+    left("records/mine", {"ape": [0.5]})
+    with pytest.raises(UserError, match=r"its 1 records are of other recipes than mine\.yaml has"):
+        gather(["mine.yaml"])
+    left_by_runs("mine.yaml", {"plain": [0.3, 0.2]})
+    gathered = gather(["mine.yaml"])
+    assert [(r.arm, r.seed) for r in gathered.records] == [("plain", 0), ("plain", 1)]
+    assert gathered.notes == [
+        "1 records in records/mine are of other recipes than mine.yaml has: left out",
+        "1 of the 2 runs planned are done",
+    ]
+    left_by_runs("mine.yaml", {"plain": [0.1]}, Path("elsewhere"))
     assert len(gather(["mine.yaml"], "elsewhere").records) == 1
 
 
@@ -130,6 +161,7 @@ def test_mlflow_experiment_and_runs(store):
     ("source", "said"),
     [
         ("nowhere", "nowhere: neither a file, a folder, an MLflow run's id nor an experiment"),
+        ("records/gone", "records/gone: no such file or folder"),
         ("gone.json", r"gone\.json: cannot be read"),
         ("0" * 32, "MLflow .*not found"),
         ("empty", "empty: neither records"),
@@ -142,6 +174,18 @@ def test_what_is_no_source_is_one_line(store, source: str, said: str):
     with pytest.raises(UserError, match=said) as raised:
         gather([source])
     assert len(raised.value.lines) == 1
+
+
+@pytest.mark.parametrize("source", ["objective", "0" * 32])
+def test_a_look_into_mlflow_creates_no_store(store, source: str):
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri("sqlite:///mlflow.db")
+    try:
+        with pytest.raises(UserError, match="neither a file nor a folder, and no MLflow store"):
+            gather([source])
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert os.listdir() == []
 
 
 def test_the_command_prints_writes_and_logs(store, capsys):

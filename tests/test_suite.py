@@ -356,3 +356,12 @@ def test_unknown_options_are_refused(capsys) -> None:
     for arguments in (["suite", "q.yaml", "--prnt"], ["plugins", "a=b"]):
         assert cli.main(arguments) == 2
         assert "unrecognized arguments" in capsys.readouterr().err
+
+
+def test_overrides_that_decide_numbers_need_a_folder_of_their_own(shipped, capsys):
+    said = f"train.steps is not what {OBJECTIVES} has: keep these records apart, with --records"
+    assert cli.main(["suite", str(OBJECTIVES), "--seeds", "0", "--print", "train.steps=9"]) == 2
+    assert capsys.readouterr().err.strip() == f"mirrorlib: {said} FOLDER"
+    arguments = ["suite", str(OBJECTIVES), "--seeds", "0", "--print", "--arms", "none"]
+    assert cli.main([*arguments, "evaluation.workers=2", "output=elsewhere"]) == 0
+    assert cli.main([*arguments, "train.steps=9", "--records", "mine"]) == 0

@@ -225,14 +225,24 @@ def test_a_real_suite_runs_and_is_not_run_twice(here: Path) -> None:
         *SMALL, "source.tasks={turn_tap: null}", "source.train=2", "batch.instructions=2",
         "train.steps=4", "train.checkpoint_every=2", "evaluation.simulator=null",
     ]  # fmt: skip
-    suite = load_suite("q.yaml", short, seeds=[5])
+    suite = load_suite("q.yaml", short, seeds=[5], records="mine")
     half = [*suite.arguments(suite.runs[0]), "train.max_steps=2"]
     launch = [sys.executable, "-m"]
     options = {"cwd": here, "env": environment(here), "capture_output": True, "text": True}
     done = subprocess.run([*launch, "mirrorlib.run", *half], **options, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     assert not suite.records.exists()
-    line = [*launch, "mirrorlib.cli", "suite", "q.yaml", "--seeds", "5", *short]
+    line = [
+        *launch,
+        "mirrorlib.cli",
+        "suite",
+        "q.yaml",
+        "--seeds",
+        "5",
+        "--records",
+        "mine",
+        *short,
+    ]
     done = subprocess.run(line, **options, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"{suite.runs[0].folder} continues from step-000002" in done.stderr

@@ -20,15 +20,6 @@ from mirrorlib.errors import UserError, suggestion
 from mirrorlib.records import Record
 
 BASELINE = "none"
-CONFIRMATORY = "confirmatory"
-"""The suite whose one question was fixed in advance: p-values are for it alone."""
-FIXED: Mapping[str, str] = {
-    "objective.name": "infonce",
-    "objective.temperature": "0.1",
-    "pairing": "instruction",
-    "train.weights.alignment": "0.5",
-}
-"""What that question says of the arm that aligns; an arm changed otherwise answers another."""
 SHARED = (
     "source", "data", "batch", "train.steps", "train.max_steps", "train.accumulation",
     "train.precision", "evaluation",
@@ -53,7 +44,7 @@ class PValues:
 class Comparison:
     """records: one for each arm and seed. summaries: metric -> arm -> over its seeds.
     differences: metric -> arm -> arm minus baseline, paired by seed, for what compares arms.
-    tests: of the confirmatory question, else none. notes: what a reader must know."""
+    tests: of the question asked in advance, else none. notes: what a reader must know."""
 
     name: str
     baseline: str
@@ -78,12 +69,14 @@ def compare(
     *,
     name: str = "comparison",
     arms: Sequence[str] = (),
+    question: str | None = None,
     notes: Sequence[str] = (),
 ) -> Comparison:
     """Means and 95 % t-intervals over seeds, and differences from the baseline, paired by seed.
 
     baseline: an arm; None: `none`, or the only arm there is. arms: the order to show them in, the
-    rest follows by name. notes: what is already known of the records. Raises UserError where there
+    rest follows by name. question: the arm whose difference from the baseline was asked in advance;
+    only it has p-values. notes: what is already known of the records. Raises UserError where there
     are no records, no such baseline, two different records of one arm and seed, or an arm that
     mixes recipes.
     """
@@ -112,7 +105,7 @@ def compare(
         *notes, *repeated, *_unequal(chosen, ordered), *_versions(chosen),
         *_lost(values, summaries), *_unpaired(chosen, ordered, baseline),
     ]  # fmt: skip
-    tests = _tests(differences, ordered[1:]) if _is_confirmatory(chosen, ordered) else ()
+    tests = _tests(differences, question) if question in ordered[1:] else ()
     return Comparison(
         name, baseline, tuple(ordered), tuple(chosen), summaries, differences, tests, tuple(told)
     )
@@ -252,27 +245,9 @@ def _unpaired(records: Sequence[Record], arms: Sequence[str], baseline: str) -> 
     return notes
 
 
-def _is_confirmatory(records: Sequence[Record], arms: Sequence[str]) -> bool:
-    """Whether this is the question that was fixed, asked as it was fixed. arms: baseline first."""
-    return (
-        len(arms) == 2
-        and arms[0] == BASELINE
-        and all(record.suite == CONFIRMATORY for record in records)
-        and all(
-            str(record.recipe.get(key)) == value
-            for record in records
-            if record.arm == arms[1]
-            for key, value in FIXED.items()
-        )
-    )
-
-
-def _tests(
-    differences: Mapping[str, Mapping[str, Summary]], arms: Sequence[str]
-) -> tuple[PValues, ...]:
+def _tests(differences: Mapping[str, Mapping[str, Summary]], arm: str) -> tuple[PValues, ...]:
     """Of the primary outcomes of the one arm. An outcome without enough pairs counts as a test
     without a result."""
-    (arm,) = arms
     found = [differences.get(metric, {}).get(arm) for metric in PRIMARY]
     points = [list(d.values.values()) if d and d.n >= MINIMUM_SEEDS else [] for d in found]
     t = [t_test(p) for p in points]

@@ -21,11 +21,13 @@ def run(arguments: argparse.Namespace) -> None:
     arguments: sources, baseline, out, records, experiment, no_mlflow.
     """
     gathered = gather(arguments.sources, arguments.records)
+    baseline = arguments.baseline or gathered.baseline
     comparison = compare(
         gathered.records,
-        arguments.baseline or gathered.baseline,
+        baseline,
         name=gathered.name or "comparison",
         arms=gathered.arms,
+        question=gathered.question if baseline == gathered.baseline else None,
         notes=gathered.notes,
     )
     folder = Path(arguments.out) if arguments.out else default_folder(comparison.name)

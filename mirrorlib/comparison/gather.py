@@ -20,13 +20,15 @@ UNKNOWN = "unknown"
 
 @dataclass
 class Gathered:
-    """What the sources hold. name, baseline, arms: as a suite says, where one is named. experiment:
-    where in MLflow the runs are, where that is known."""
+    """What the sources hold. name, baseline, arms: as a suite says, where one is named. question:
+    the suite's, where it is the only source. experiment: where in MLflow the runs are, where that
+    is known."""
 
     records: list[Record] = field(default_factory=list)
     name: str | None = None
     baseline: str | None = None
     arms: tuple[str, ...] = ()
+    question: str | None = None
     experiment: str | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -47,8 +49,12 @@ def gather(sources: Sequence[str], records: str | None = None) -> Gathered:
             gathered.records += _folder(path)
         elif path.is_file() or path.suffix == ".json":
             gathered.records.append(read_record(path))
+        elif len(path.parts) > 1:
+            raise UserError(f"{source}: no such file or folder")
         else:
             _mlflow(source, gathered)
+    if len(sources) > 1:
+        gathered.question = None
     suites = {record.suite for record in gathered.records}
     if gathered.name is None:
         common = suites.pop() if len(suites) == 1 else None
@@ -64,11 +70,24 @@ def _suite(path: Path, records: str | None, gathered: Gathered) -> None:
     found = read_records(folder)
     if not found:
         raise UserError(f"{folder}: no record of suite {suite.name} yet; mirrorlib suite {path}")
-    if len(found) < len(suite.runs):
-        gathered.notes.append(f"{len(found)} of the {len(suite.runs)} runs planned are done")
-    gathered.records += found
+    seeds = sorted({record.seed for record in found})
+    recipes = {(run.arm, run.recipe.sha) for run in load_suite(path, seeds=seeds).runs}
+    own = [record for record in found if (record.arm, record.recipe_sha) in recipes]
+    if not own:
+        raise UserError(f"{folder}: its {len(found)} records are of other recipes than {path} has")
+    if len(own) < len(found):
+        gathered.notes.append(
+            f"{len(found) - len(own)} records in {folder} are of other recipes than {path} has: "
+            "left out"
+        )
+    planned = {(run.arm, run.seed) for run in suite.runs}
+    done = len(planned & {(record.arm, record.seed) for record in own})
+    if done < len(planned):
+        gathered.notes.append(f"{done} of the {len(planned)} runs planned are done")
+    gathered.records += own
     gathered.name = gathered.name or suite.name
     gathered.baseline = gathered.baseline or suite.baseline
+    gathered.question = suite.question
     gathered.arms += tuple(suite.arms)
 
 

@@ -23,6 +23,7 @@ TAG = "comparison"
 
 def experiment_records(name: str) -> tuple[list[Record], list[str]]:
     """The finished runs of an experiment, and what was left out. Raises UserError."""
+    _refuse_missing_store(name)
     with _reached() as client:
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
@@ -46,6 +47,7 @@ def experiment_records(name: str) -> tuple[list[Record], list[str]]:
 
 def run_record(run_id: str) -> tuple[Record, str]:
     """The record of an MLflow run, and its experiment's name. Raises UserError."""
+    _refuse_missing_store(run_id)
     with _reached() as client:
         run = client.get_run(run_id)
         if not _is_whole(run):
@@ -83,6 +85,15 @@ def _reached() -> Iterator[Any]:
         yield MlflowClient()
     except (MlflowException, OSError) as error:
         raise UserError(f"MLflow ({_uri()}): {first_line(error)}") from error
+
+
+def _refuse_missing_store(source: str) -> None:
+    """Asking MLflow would create it."""
+    uri = _uri()
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise UserError(
+            f"{source}: neither a file nor a folder, and no MLflow store is here ({uri})"
+        )
 
 
 def _uri() -> str:

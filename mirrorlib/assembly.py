@@ -25,6 +25,7 @@ from mirrorlib.randomness import seeded
 from mirrorlib.recipe import Recipe
 from mirrorlib.registry import Section, build_section
 from mirrorlib.sections import WeightsSection
+from mirrorlib.training.groups import freeze
 from mirrorlib.training.joint import Joint, Weights
 
 T = TypeVar("T")
@@ -129,11 +130,13 @@ def planned_batches(recipe: Recipe, cache: Cache, accelerator: Accelerator) -> P
 
 
 def build_joint(recipe: Recipe, properties: DataProperties) -> Joint:
-    """Encoders, projectors and objective. Each starts from its own seed, so that encoders are
-    identical at the start in every arm."""
-    return joint_of(
+    """Encoders, projectors and objective, frozen as the recipe says. Each starts from its own seed,
+    so that encoders are identical at the start in every arm. Raises UserError."""
+    joint = joint_of(
         recipe.components, properties, recipe.seed, recipe.train.weights, recipe.pairing
     )
+    freeze(joint, recipe.train.groups or ())
+    return joint
 
 
 def joint_of(

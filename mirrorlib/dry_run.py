@@ -19,8 +19,8 @@ from mirrorlib.monitor import Monitor, Phase
 from mirrorlib.recipe import Recipe
 from mirrorlib.reporting.report import Report
 from mirrorlib.training.checkpoint import checkpoints
-from mirrorlib.training.joint import Joint
 from mirrorlib.training.loop import Training
+from mirrorlib.training.size import describe_sizes
 
 STEPS = 2
 """The first of which warms up."""
@@ -77,7 +77,7 @@ def dry_run(recipe: Recipe) -> None:
             lambda row, step: rows.append(row),
         )  # fmt: skip
         with monitor.phase("train"):
-            training.run()
+            trained = training.run()
         saved = sum(file.stat().st_size for path in checkpoints(folder) for file in path.iterdir())
         with monitor.phase("evaluate"):
             Evaluation(
@@ -88,11 +88,12 @@ def dry_run(recipe: Recipe) -> None:
         return
     print("\none batch through everything; nothing is kept but what was recorded\n")
     for line in (
-        *_sizes(parts.joint),
+        *describe_sizes(parts.joint),
         *_batch(batches[0]),
         "",
         _recording(whole, monitor.phases["record"], recorded),
         _training(whole, rows),
+        f"computing   {(trained.flops or 0) / 1e9:.1f} GFLOP a step, all processes together",
         f"checkpoint  {_megabytes(saved)}",
         f"evaluation  {_seconds(monitor.phases['evaluate'].seconds)} with one action a scene",
         _memory(monitor.phases.values()),
@@ -109,16 +110,6 @@ def _shortened(recipe: Recipe) -> Recipe:
             "evaluation": recipe.evaluation.model_copy(update=evaluation),
         }
     )
-
-
-def _sizes(joint: Joint) -> Iterator[str]:
-    dims = {
-        "observer": f", representation {joint.observer.representation_dim}",
-        "executor": f", representation {joint.executor.representation_dim}",
-    }
-    for part, parameters in joint.parameter_groups().items():
-        count = sum(parameter.numel() for parameter in parameters)
-        yield f"{part:<10}  {count / 1e6:.2f} M parameters{dims.get(part, '')}"
 
 
 def _batch(batch: Batch) -> Iterator[str]:

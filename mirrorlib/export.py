@@ -21,19 +21,18 @@ from mirrorlib.interfaces import DataProperties, Source
 from mirrorlib.plugins import installed
 from mirrorlib.randomness import seeded
 from mirrorlib.recipe import Recipe, dump_recipe, load_recipe, load_sections
-from mirrorlib.records import used_versions
 from mirrorlib.registry import build_section
 from mirrorlib.reporting.card import MODEL_KINDS, Provenance, model_card
 from mirrorlib.reporting.report import Report
 from mirrorlib.run_folder import RECIPE, REPORT
 from mirrorlib.sections import WeightsSection
-from mirrorlib.tracking import git_sha
 from mirrorlib.training.checkpoint import (
     CHECKPOINTS,
     WEIGHTS,
     checkpoints,
     find_checkpoint,
     load_weights,
+    recorded_code,
     recorded_step,
 )
 from mirrorlib.training.joint import Joint
@@ -83,13 +82,12 @@ def write_export(
     shutil.copyfile(checkpoint / WEIGHTS, out / WEIGHTS)
     write_whole(out / RECIPE, dump_recipe(recipe))
     digests = {name: sha256(out / name) for name in (WEIGHTS, RECIPE)}
-    step, versions, commit = recorded_step(checkpoint), used_versions(recipe), git_sha()
+    step, code = recorded_step(checkpoint), recorded_code(checkpoint)
     index = {
         "format": FORMAT,
         "step": step,
         "properties": asdict(properties),
-        "versions": versions,
-        "commit": commit,
+        "code": asdict(code),
         "sha256": digests,
     }
     write_whole(out / INDEX, json.dumps(index, indent=1) + "\n")
@@ -97,7 +95,7 @@ def write_export(
         replace(report, folder=out).write()
     aligned = load(out).objective.uses_projectors
     today = datetime.now(UTC).date().isoformat()
-    provenance = Provenance(step, aligned, today, commit, versions, digests[WEIGHTS])
+    provenance = Provenance(step, aligned, today, code, digests[WEIGHTS])
     write_whole(out / CARD, model_card(recipe, report, provenance, out.name))
 
 

@@ -34,20 +34,23 @@ from mirrorlib.interfaces import Source, Split
 from mirrorlib.machine_metrics import sampling
 from mirrorlib.monitor import Monitor
 from mirrorlib.plugins import installed
+from mirrorlib.provenance import git_sha
 from mirrorlib.randomness import derive_seed, seeded
 from mirrorlib.recipe import Recipe, load_recipe
 from mirrorlib.records import make_record
 from mirrorlib.registry import build_section
 from mirrorlib.reporting.report import Report
 from mirrorlib.run_folder import RunFolder, opened
-from mirrorlib.tracking import Tracker, git_sha, track
+from mirrorlib.tracking import Tracker, track
 from mirrorlib.training.checkpoint import (
     checkpoints,
     find_checkpoint,
     load_weights,
     recorded_step,
 )
+from mirrorlib.training.joint import Joint
 from mirrorlib.training.loop import Log, Training
+from mirrorlib.training.size import describe_sizes, parameter_counts
 
 
 def run(recipe: Recipe) -> Report:
@@ -63,17 +66,19 @@ def run(recipe: Recipe) -> Report:
         with _tracked(parts, folder.path, {}, started) as tracked:
             with tracked.monitor.phase("record"):
                 cache = _recorded(parts, tracked)
+            if parts.accelerator.is_main_process:
+                print(*describe_sizes(parts.joint), sep="\n", flush=True)
             with tracked.monitor.phase("train"), seeded(recipe.seed, "train"):
                 batches = planned_batches(recipe, cache, parts.accelerator)
                 training = Training(
                     parts.accelerator, parts.joint, recipe, batches, folder.checkpoints, tracked.log
                 )
-                steps = training.run(folder.checkpoint)
+                trained = training.run(folder.checkpoint)
             facts = {"rows without a partner": _without_partner(batches)}
             if started:
                 facts["continued from"] = f"step {started}; the times are of the rest"
-            report = _evaluated(parts, cache, tracked, steps, facts)
-            if parts.accelerator.is_main_process and steps == recipe.train.steps:
+            report = _evaluated(parts, cache, tracked, trained.steps, facts, trained.flops)
+            if parts.accelerator.is_main_process and trained.steps == recipe.train.steps:
                 _leave_record(report, recipe)
         if tracked.tracker is not None and tracked.tracker.sent:
             folder.finish()
@@ -200,9 +205,15 @@ def _announced(info: RunInfo) -> Iterator[None]:
 
 
 def _evaluated(
-    parts: Parts, cache: Cache, tracked: _Tracked, step: int, facts: Mapping[str, str]
+    parts: Parts,
+    cache: Cache,
+    tracked: _Tracked,
+    step: int,
+    facts: Mapping[str, str],
+    flops: int | None = None,
 ) -> Report:
-    """Measures, then writes the report, hands everything to the tracker, and prints the table."""
+    """Measures, then writes the report, hands everything to the tracker, and prints the table.
+    flops: of a training step."""
     folder = Path(tracked.info.folder)
     report = Report(folder.name, folder)
     with tracked.monitor.phase("evaluate"), seeded(parts.recipe.seed, "evaluate"):
@@ -212,10 +223,20 @@ def _evaluated(
         ).run()
     report.phases = tracked.monitor.phases
     if tracked.tracker is not None:
+        _add_sizes(report, parts.joint, flops)
         _add_facts(report, cache, facts)
         tracked.log(report.metrics, step)
         _publish(report, parts, tracked.tracker, tracked.info)
     return report
+
+
+def _add_sizes(report: Report, joint: Joint, flops: int | None) -> None:
+    counts = parameter_counts(joint)
+    for part, (every, learning) in counts.items():
+        report.metrics[f"cost/{part}/parameters"] = float(every)
+        report.metrics[f"cost/{part}/parameters_learning"] = float(learning)
+    if flops is not None:
+        report.metrics["cost/step_flops"] = float(flops)
 
 
 def _add_facts(report: Report, cache: Cache, facts: Mapping[str, str]) -> None:

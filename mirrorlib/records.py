@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import re
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from mirrorlib.errors import UserError
 from mirrorlib.files import write_whole
+from mirrorlib.provenance import describe_machine, library_versions, used_versions
 from mirrorlib.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -96,7 +91,7 @@ def make_record(recipe: Recipe, report: Report, commit: str | None) -> Record:
         recipe_sha=recipe.sha,
         recipe=recipe.decisive(),
         versions=used_versions(recipe),
-        libraries={"python": platform.python_version()} | _versions(_requirements(recipe)),
+        libraries=library_versions(recipe),
         commit=commit,
         machine=describe_machine(),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -106,47 +101,8 @@ def make_record(recipe: Recipe, report: Report, commit: str | None) -> Record:
     )
 
 
-def used_versions(recipe: Recipe) -> dict[str, str]:
-    """The versions of mirrorlib and of every distribution whose components the recipe names."""
-    return _versions(sorted({"mirrorlib", *recipe.distributions}))
-
-
-def describe_machine() -> str:
-    """Processor, cores, memory and, where there is one, GPU: what cost depends on."""
-    import torch
-
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    memory = psutil.virtual_memory().total / 2**30
-    return f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB{gpu}"
-
-
 def _on_one_line(numbers: re.Match[str]) -> str:
     return re.sub(r"\n *", " ", numbers[0]).replace("[ ", "[", 1)[:-2] + "]"
-
-
-def _versions(distributions: Iterable[str]) -> dict[str, str]:
-    found = {}
-    for name in distributions:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
-
-
-def _requirements(recipe: Recipe) -> list[str]:
-    """What the distributions that were used stand on, each by its own metadata."""
-    used = used_versions(recipe)
-    lines = [line for name in used for line in requires(name) or () if "extra ==" not in line]
-    names = {re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in lines}
-    return sorted(names - used.keys())
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _curves(file: Path) -> dict[str, tuple[list[int], list[float]]]:

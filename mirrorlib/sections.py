@@ -23,6 +23,7 @@ Names: TypeAlias = Annotated[tuple[str, ...], Strict(False), Field(min_length=1)
 Count: TypeAlias = Annotated[int, Field(ge=1)]
 Weight: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -100,6 +101,38 @@ class LearningRatesSection(Section):
     alignment: Rate = Field(1e-4, description="Peak learning rate of projectors and objective.")
 
 
+class OptimizerSection(Section):
+    """What turns gradients into steps."""
+
+    name: Literal["adamw", "lamb"] = Field("adamw", description="The algorithm.")
+    betas: Annotated[tuple[Share, Share], Strict(False)] = Field(
+        (0.9, 0.999), description="Decay of the means of gradients and of their squares."
+    )
+    epsilon: Rate = Field(1e-6, description="Added to the root of the mean square.")
+
+
+class GroupSection(Section):
+    """Parameters that are treated apart."""
+
+    match: str = Field(
+        min_length=1, description="Their names, such as `observer.text.*`; * stands for anything."
+    )
+    frozen: bool = Field(False, description="They keep their values.")
+    learning_rate: Rate | None = Field(
+        None, description="Their peak learning rate; null: that of their part."
+    )
+    weight_decay: Weight | None = Field(None, description="Their decay; null: as all.")
+
+
+class AverageSection(Section):
+    """An exponential moving average of all that learns."""
+
+    decay: Share = Field(
+        description="What each step keeps of the average, once it is warm: at step n at most "
+        "(1 + n) / (10 + n)."
+    )
+
+
 class TrainSection(Section):
     """How long and how to optimise."""
 
@@ -108,8 +141,23 @@ class TrainSection(Section):
     learning_rates: LearningRatesSection = Field(
         LearningRatesSection(), description="Peak learning rates."
     )
-    weight_decay: Weight = Field(0.01, description="AdamW's decay of weight matrices.")
+    optimizer: OptimizerSection | None = Field(
+        None, description="null: AdamW with betas 0.9 and 0.98, epsilon 1e-8."
+    )
+    groups: Annotated[tuple[GroupSection, ...], Strict(False)] | None = Field(
+        None,
+        description="Parameters treated apart, by name; of several that match, the last decides.",
+    )
+    weight_decay: Weight = Field(0.01, description="Decay of weight matrices.")
     warmup_steps: int = Field(50, ge=0, description="Steps of linear warm-up.")
+    final_learning_rate: Share | None = Field(
+        None, description="Share of the peak at which the cosine ends; null: 0.03."
+    )
+    ema: AverageSection | None = Field(
+        None,
+        description="Average the weights over training; the average is what is evaluated and "
+        "exported. null: no average.",
+    )
     gradient_clip: Weight = Field(
         1.0, description="Largest gradient norm of each part; 0: no clipping."
     )

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import re
-import subprocess
 import sys
 import time
 from collections import deque
@@ -244,22 +243,6 @@ def experiment_id(client: Any, name: str) -> str:
             if found is None:
                 raise
     return str(found.experiment_id)
-
-
-def git_sha() -> str | None:
-    """The commit of the checkout this code runs from, None outside one."""
-    package = Path(__file__).resolve().parent
-    try:
-        result = subprocess.run(
-            ["git", "-C", str(package.parent), "rev-parse", "--show-toplevel", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    top, sha = result.stdout.split("\n")[:2]
-    return sha if Path(top) == package.parent else None
 
 
 def first_line(error: Exception) -> str:

@@ -34,10 +34,13 @@ from mirrorlib.training.checkpoint import (
     newest_whole,
     step_of,
 )
+from mirrorlib.training.groups import freeze
 from mirrorlib.training.interruption import stopping_between_steps
 from mirrorlib.training.joint import Joint, Weights
-from mirrorlib.training.loop import Training
+from mirrorlib.training.lamb import Lamb
+from mirrorlib.training.loop import Trained, Training
 from mirrorlib.training.optimizer import build_optimizer, clip, learning_rate_scale
+from mirrorlib.training.size import counting_flops, parameter_counts
 
 
 class FakeObjective(Objective):
@@ -178,6 +181,8 @@ def run_training(
 ) -> tuple[Joint, list[dict]]:
     joint, logs = build_joint(), []
     precision = changes.pop("precision", "no")
+    if changes.pop("frozen", False):
+        freeze(joint, TrainSection(steps=1, **{"groups": changes["groups"]}).groups)
     settings = {"warmup_steps": 1, "log_every": 2, "checkpoint_every": 4, "keep_checkpoints": 3}
     section = TrainSection(steps=steps, **settings | changes)
     recipe = recipe.model_copy(update={"train": section})
@@ -191,6 +196,14 @@ def run_training(
     )
     training.run(resumed)
     return joint, logs
+
+
+def train_only(folder: Path, recipe: Recipe, **changes: object) -> Trained:
+    section = TrainSection(steps=1, **changes)
+    return Training(
+        Accelerator(cpu=True), build_joint(), recipe.model_copy(update={"train": section}),
+        make_batches(folder / "data", section.accumulation), folder / "c", lambda *_: None,
+    ).run()  # fmt: skip
 
 
 def test_the_loop_learns_logs_and_leaves_checkpoints_that_load_back(tmp_path: Path, recipe):
@@ -244,6 +257,105 @@ def test_accumulated_gradients_are_the_mean_of_their_batches(tmp_path: Path, rec
         torch.testing.assert_close(gradient, other, rtol=1e-5, atol=1e-7)
 
 
+def test_the_average_is_what_is_saved_and_evaluated(tmp_path: Path, recipe):
+    """Against the parameters after each step, averaged by the formula."""
+    joint, _ = run_training(
+        tmp_path, recipe, ema={"decay": 0.5}, checkpoint_every=1, keep_checkpoints=9
+    )
+    fresh = build_joint()
+    average = {name: p.detach().double() for name, p in fresh.named_parameters()}
+    held: dict[str, Tensor] = {}
+    for step, checkpoint in enumerate(reversed(checkpoints(tmp_path / "checkpoints")), 1):
+        names = [name for name, _ in fresh.named_parameters()]
+        held = dict(zip(names, load_state(checkpoint)["parameters"], strict=True))
+        keep = min(0.5, (1 + step) / (10 + step))
+        for name, value in held.items():
+            average[name] = keep * average[name] + (1 - keep) * value.double()
+        load_weights(checkpoint, fresh)
+        for name, parameter in fresh.named_parameters():
+            torch.testing.assert_close(parameter.detach().double(), average[name])
+    for name, parameter in joint.named_parameters():
+        assert torch.equal(parameter, fresh.get_parameter(name))
+    assert any(not torch.equal(held[name], p) for name, p in joint.named_parameters())
+
+
+def test_groups_have_their_own_rates_and_decays_and_the_last_that_matches_decides():
+    joint = build_joint()
+    section = TrainSection(
+        steps=1,
+        weight_decay=0.5,
+        groups=[
+            {"match": "observer.*", "learning_rate": 0.25},
+            {"match": "observer.*bias", "weight_decay": 0.125},
+        ],
+    )
+    rate = section.learning_rates
+    found = {}
+    names = {id(p): name for name, p in joint.named_parameters()}
+    for group in build_optimizer(joint, section).param_groups:
+        for parameter in group["params"]:
+            found[names[id(parameter)]] = (group["peak"], group["weight_decay"])
+    assert found.keys() == dict(joint.named_parameters()).keys()
+    for name, parameter in joint.named_parameters():
+        part = name.split(".")[0] if name.split(".")[0] in ("observer", "executor") else "alignment"
+        decay = 0.5 if parameter.ndim >= 2 else 0.0
+        wanted = (getattr(rate, part), decay)
+        if part == "observer":
+            bias = name.endswith("bias")
+            wanted = (rate.observer, 0.125) if bias else (0.25, decay)
+        assert found[name] == wanted, name
+
+
+def test_lamb_adapts_to_matrices_alone():
+    section = TrainSection(steps=1, optimizer={"name": "lamb", "betas": [0.5, 0.75]})
+    optimizer = build_optimizer(build_joint(), section)
+    assert isinstance(optimizer, Lamb)
+    for group in optimizer.param_groups:
+        assert group["betas"] == (0.5, 0.75)
+        assert {p.ndim >= 2 for p in group["params"]} == {group["adapt"]}
+
+
+def test_what_is_frozen_keeps_its_values_and_stays_in_evaluation_mode(tmp_path: Path, recipe):
+    groups = [{"match": "observer.*", "frozen": True}]
+    before = build_joint().state_dict()
+    joint, _ = run_training(tmp_path, recipe, groups=groups, frozen=True)
+    moved = {n for n, t in joint.state_dict().items() if not torch.equal(t, before[n])}
+    assert moved and not any(name.startswith("observer") for name in moved)
+    joint.train()
+    assert not joint.observer.training and joint.executor.training
+    assert list(joint.parameter_groups()) == ["executor", "alignment"]
+    counts = parameter_counts(joint)
+    assert counts["observer"][0] > 0 == counts["observer"][1]
+    assert counts["executor"][0] == counts["executor"][1] > 0
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ([{"match": "observer.*"}, {"match": "executer.*", "frozen": True}],
+         r"train\.groups\.1\.match: no parameter is called 'executer\.\*'; there is executor"),
+        ([{"match": "*", "frozen": True}], "everything is frozen, and nothing is left to learn"),
+    ],
+)  # fmt: skip
+def test_mistaken_groups_are_one_line(groups: list, said: str):
+    section = TrainSection(steps=1, groups=groups)
+    with pytest.raises(UserError, match=said):
+        freeze(build_joint(), section.groups)
+
+
+def test_a_steps_operations_are_counted(tmp_path: Path, recipe):
+    """A linear layer of I x O over B rows: 2 B I O forward, twice that backward, but for the first
+    layer, whose input needs no gradient."""
+    batch = make_batches(tmp_path / "data", 1)[0]
+    layer, x = nn.Linear(6, 3), torch.randn(len(batch), 6)
+    with counting_flops() as counted:
+        layer(x).sum().backward()
+    assert counted == [2 * 2 * len(batch) * 6 * 3]
+    trained = train_only(tmp_path, recipe)
+    again = train_only(tmp_path, recipe, accumulation=2)
+    assert trained.flops and again.flops == 2 * trained.flops
+
+
 def test_a_parameter_without_a_gradient_is_refused(tmp_path: Path, recipe, monkeypatch):
     original = FakeObserver.__init__
 
@@ -272,14 +384,20 @@ class RestlessExecutor(FakeExecutor):
         return Encoding(encoding.representation, encoding.loss * noise, encoding.logs)
 
 
-@pytest.mark.parametrize(("accumulation", "precision"), [(1, "no"), (2, "no"), (1, "bf16")])
+AVERAGED = {"ema": {"decay": 0.9}, "optimizer": {"name": "lamb"}}
+
+
+@pytest.mark.parametrize(
+    ("accumulation", "precision", "more"),
+    [(1, "no", {}), (2, "no", {}), (1, "bf16", {}), (1, "no", AVERAGED)],
+)
 def test_a_resumed_run_is_the_run_it_resumes(
-    tmp_path: Path, recipe, monkeypatch, accumulation: int, precision: str
+    tmp_path: Path, recipe, monkeypatch, accumulation: int, precision: str, more: dict
 ):
     """Parameters and rows of the log, to the bit; random numbers and half a row carry over."""
     monkeypatch.setitem(globals(), "FakeExecutor", RestlessExecutor)
     options = {
-        "steps": 9, "log_every": 3, "accumulation": accumulation, "precision": precision,
+        "steps": 9, "log_every": 3, "accumulation": accumulation, "precision": precision, **more,
     }  # fmt: skip
     expected, rows = run_training(tmp_path / "a", recipe, **options)
     _, first = run_training(tmp_path / "b", recipe, max_steps=5, **options)

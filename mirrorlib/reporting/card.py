@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mirrorlib.hookspecs import Kind
+from mirrorlib.provenance import Code
 from mirrorlib.recipe import Recipe
 from mirrorlib.reporting.report import Report
 from mirrorlib.yamlfile import write_yaml
@@ -17,14 +18,12 @@ MODEL_KINDS: tuple[Kind, ...] = ("observer", "executor", "projector", "objective
 @dataclass(frozen=True)
 class Provenance:
     """step: optimiser steps trained. aligned: whether the objective uses projectors. exported:
-    date. commit: of the code that exported, None where it is installed without one. sha256: of the
-    weights."""
+    date. code: what trained it. sha256: of the weights."""
 
     step: int
     aligned: bool
     exported: str
-    commit: str | None
-    versions: Mapping[str, str]
+    code: Code
     sha256: str
 
 
@@ -139,11 +138,12 @@ def _limits(recipe: Recipe) -> str:
 
 
 def _provenance(recipe: Recipe, provenance: Provenance) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in provenance.versions.items())
-    commit = f", commit {provenance.commit}" if provenance.commit else ""
+    code = provenance.code
+    versions = ", ".join(f"{name} {version}" for name, version in code.versions.items())
+    commit = f", commit {code.commit}" if code.commit else ""
     return "\n".join(
         (
-            f"- exported {provenance.exported} by {versions}{commit}",
+            f"- trained by {versions}{commit}; exported {provenance.exported}",
             f"- recipe {recipe.sha}, whole in `recipe.yaml`",
             f"- model.safetensors, SHA-256 `{provenance.sha256}`",
         )

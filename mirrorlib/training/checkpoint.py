@@ -1,7 +1,8 @@
 """Checkpoints: a folder a step, written beside its name, flushed, then renamed.
 
 `step-000200/` holds `model.safetensors`, `recipe.yaml` (resolved), `state.pt` (what a resumed run
-needs beyond the weights) and `checkpoint.json`: the step, and each file's SHA-256.
+needs beyond the weights) and `checkpoint.json`: the step, the code that trained it, and each
+file's SHA-256.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from torch import nn
 
 from mirrorlib.errors import UserError
 from mirrorlib.files import sha256
+from mirrorlib.provenance import Code
 
 NAME = re.compile(r"step-(\d+)")
 CHECKPOINTS = "checkpoints"
@@ -30,12 +33,19 @@ WEIGHTS, STATE, RECIPE, INDEX = "model.safetensors", "state.pt", "recipe.yaml", 
 
 
 def save_checkpoint(
-    folder: Path, step: int, module: nn.Module, state: Mapping[str, Any], recipe: str, keep: int
+    folder: Path,
+    step: int,
+    module: nn.Module,
+    state: Mapping[str, Any],
+    recipe: str,
+    keep: int,
+    code: Code | None = None,
 ) -> Path:
     """Writes `folder`/step-NNNNNN and returns its path; nothing half is ever found there.
 
     state: tensors and plain values. recipe: YAML. keep: older checkpoints beyond so many, this
-    one included, are removed. Raises UserError where it cannot be written; what was there stays.
+    one included, are removed. code: what trains. Raises UserError where it cannot be written;
+    what was there stays.
     """
     final = folder / f"step-{step:06d}"
     partial = folder / f".{final.name}.partial"
@@ -46,7 +56,8 @@ def save_checkpoint(
         torch.save(dict(state), partial / STATE)
         (partial / RECIPE).write_text(recipe)
         digests = {file.name: sha256(file) for file in sorted(partial.iterdir())}
-        (partial / INDEX).write_text(json.dumps({"step": step, "sha256": digests}, indent=2))
+        index = {"step": step, "code": asdict(code or Code()), "sha256": digests}
+        (partial / INDEX).write_text(json.dumps(index, indent=2))
         for path in (*partial.iterdir(), partial):
             _flush(path)
         shutil.rmtree(final, ignore_errors=True)
@@ -78,6 +89,11 @@ def step_of(checkpoint: Path) -> int:
 def recorded_step(checkpoint: Path) -> int:
     """The optimiser steps after which it was written, whatever its folder is called now."""
     return int(json.loads((checkpoint / INDEX).read_text())["step"])
+
+
+def recorded_code(checkpoint: Path) -> Code:
+    """What trained it."""
+    return Code(**json.loads((checkpoint / INDEX).read_text())["code"])
 
 
 def damage(checkpoint: Path) -> str | None:

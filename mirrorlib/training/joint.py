@@ -6,6 +6,7 @@ L = w_u L_AU + w_e L_EE + w_a L_align                      (arXiv 2509.21136, w_
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 from torch import Tensor, nn
 
@@ -58,6 +59,7 @@ class Joint(nn.Module):
         )
         self.weights = weights
         self.level = LEVELS.index(pairing)
+        self.still: tuple[nn.Module, ...] = ()
 
     def forward(self, batch: Batch) -> JointLoss:
         seen = self.observer(batch.clips)
@@ -85,15 +87,25 @@ class Joint(nn.Module):
         """u: (B, D_u), e: (B, D_e) to the shared space, (B, Z) each."""
         return self.projectors["observer"](u), self.projectors["executor"](e)
 
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters that learn, by what they belong to: observer, executor, alignment."""
-        groups: dict[str, list[nn.Module]] = {
+    def train(self, mode: bool = True) -> Self:
+        """As of any module, but what stands `still` stays in evaluation mode."""
+        super().train(mode)
+        for module in self.still:
+            module.eval()
+        return self
+
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """The modules, by what they belong to: observer, executor, alignment."""
+        return {
             "observer": [self.observer],
             "executor": [self.executor],
             "alignment": [self.projectors, self.objective],
         }
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters that learn, by what they belong to: observer, executor, alignment."""
         learning = {
             name: [p for module in modules for p in module.parameters() if p.requires_grad]
-            for name, modules in groups.items()
+            for name, modules in self.parts().items()
         }
         return {name: parameters for name, parameters in learning.items() if parameters}

@@ -23,8 +23,10 @@ from tqdm import tqdm
 
 from mirrorlib.data.batches import Batch, PlannedBatches, load
 from mirrorlib.errors import NotFinite, UserError
+from mirrorlib.provenance import code_in_use
 from mirrorlib.randomness import derive_seed
 from mirrorlib.recipe import Recipe, dump_recipe
+from mirrorlib.training.average import Average
 from mirrorlib.training.checkpoint import load_state, load_weights, recorded_step, save_checkpoint
 from mirrorlib.training.interruption import stopping_between_steps
 from mirrorlib.training.joint import Joint, JointLoss
@@ -36,9 +38,19 @@ from mirrorlib.training.optimizer import (
     learning_rate_scale,
     set_learning_rates,
 )
+from mirrorlib.training.size import counting_flops
 
 Log = Callable[[dict[str, float], int], None]
 PARTS = ("observer", "executor", "alignment")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """steps: that the joint module has seen. flops: floating-point operations of a step, all
+    processes together (`counting_flops`); None where no step was left."""
+
+    steps: int
+    flops: int | None
 
 
 @dataclass(frozen=True)
@@ -55,9 +67,9 @@ class Training:
     checkpoints: Path
     log: Log
 
-    def run(self, resumed: Path | None = None) -> int:
+    def run(self, resumed: Path | None = None) -> Trained:
         """Trains, from the checkpoint `resumed` on where there is one; saves on the way, at the
-        end, and when interrupted. Returns how many steps the joint module has seen.
+        end, and when interrupted. With `train.ema`, the module ends up as the average.
 
         Raises UserError where training diverges or an encoder leaves a parameter unused, and
         KeyboardInterrupt, once saved, where a signal asked to stop: after the step in one
@@ -68,24 +80,22 @@ class Training:
             keep_freed_memory()
         model, optimizer = accelerator.prepare(self.joint, build_optimizer(self.joint, settings))
         model.train()
-        meter = Meter(accelerator)
-        start = self._restore(resumed, optimizer, meter) if resumed else 0
+        meter, average = Meter(accelerator), self._average()
+        start = self._restore(resumed, optimizer, meter, average) if resumed else 0
         last = min(settings.steps, settings.max_steps or settings.steps)
         if start > last:
             raise UserError(
                 f"train.max_steps is {last}, but the run that is resumed has {start} steps already"
             )
         batches = load(self.batches, start * settings.accumulation, self._workers())
-        bar = tqdm(
-            total=last,
-            initial=start,
-            desc="training",
-            unit="step",
-            disable=not accelerator.is_main_process,
-        )
-        with bar, stopping_between_steps() as stop:
+        flops: int | None = None
+        with self._bar(start, last) as bar, stopping_between_steps() as stop:
             for done in range(start + 1, last + 1):
-                spaces = self._step(done - 1, model, optimizer, batches, meter)
+                with counting_flops() if flops is None else nullcontext() as counted:
+                    spaces = self._step(done - 1, model, optimizer, batches, meter)
+                flops = counted[0] if counted else flops
+                if average is not None:
+                    average.update(done)
                 bar.update()
                 due = done % settings.checkpoint_every == 0 or done == last
                 stopping = stop.asked and accelerator.num_processes == 1
@@ -93,7 +103,7 @@ class Training:
                     row, stopping = meter.flush(stop.asked)
                     self._report(row, spaces, done, bar)
                 if due or stopping:
-                    self._save(done, optimizer, meter)
+                    self._save(done, optimizer, meter, average)
                 if stopping:
                     accelerator.wait_for_everyone()
                     raise KeyboardInterrupt
@@ -101,7 +111,13 @@ class Training:
                     self._refuse_unused()
                 optimizer.zero_grad(set_to_none=True)
             stop.asked = any(gather_object([stop.asked]))
-        return last
+        if average is not None:
+            average.swap()
+        return Trained(last, flops and flops * accelerator.num_processes)
+
+    def _bar(self, start: int, last: int) -> Any:
+        hidden = not self.accelerator.is_main_process
+        return tqdm(total=last, initial=start, desc="training", unit="step", disable=hidden)
 
     def _step(
         self,
@@ -141,7 +157,8 @@ class Training:
         return loss
 
     def _learning_rate_scale(self, step: int) -> float:
-        return learning_rate_scale(step, self.recipe.train.warmup_steps, self.recipe.train.steps)
+        train = self.recipe.train
+        return learning_rate_scale(step, train.warmup_steps, train.steps, train.final_learning_rate)
 
     def _seed(self, step: int) -> int:
         """Of the generators of torch, numpy and Python; numpy takes 32 bits."""
@@ -176,7 +193,15 @@ class Training:
         shown = {part: f"{row[f'{part}/loss']:.3f}" for part in PARTS if f"{part}/loss" in row}
         bar.set_postfix(shown | {"pairs/s": f"{row['pairs_per_second']:.1f}"})
 
-    def _save(self, step: int, optimizer: torch.optim.Optimizer, meter: Meter) -> None:
+    def _average(self) -> Average | None:
+        settings = self.recipe.train.ema
+        if settings is None:
+            return None
+        return Average((p for p in self.joint.parameters() if p.requires_grad), settings.decay)
+
+    def _save(
+        self, step: int, optimizer: torch.optim.Optimizer, meter: Meter, average: Average | None
+    ) -> None:
         if not self.accelerator.is_main_process:
             return
         scaler = self.accelerator.scaler
@@ -187,12 +212,20 @@ class Training:
             "scaler": scaler.state_dict() if scaler else None,
             "meter": meter.state(),
         }
-        settings, recipe = self.recipe.train, dump_recipe(self.recipe)
-        save_checkpoint(
-            self.checkpoints, step, self.joint, state, recipe, settings.keep_checkpoints
-        )
+        keep, code = self.recipe.train.keep_checkpoints, code_in_use(self.recipe)
+        with average.applied() if average else nullcontext():
+            state["parameters"] = average.values if average else None
+            save_checkpoint(
+                self.checkpoints, step, self.joint, state, dump_recipe(self.recipe), keep, code
+            )
 
-    def _restore(self, checkpoint: Path, optimizer: torch.optim.Optimizer, meter: Meter) -> int:
+    def _restore(
+        self,
+        checkpoint: Path,
+        optimizer: torch.optim.Optimizer,
+        meter: Meter,
+        average: Average | None,
+    ) -> int:
         """Takes up a checkpoint's weights and state, and returns its step."""
         if not all(gather_object([checkpoint.is_dir()])):
             raise UserError(
@@ -217,6 +250,8 @@ class Training:
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         meter.load_state(state["meter"])
+        if average is not None:
+            average.load_state(state["parameters"])
         return recorded_step(checkpoint)
 
 

@@ -21,8 +21,9 @@ VIEW = "mirrorlib-arms"
 """The name under which the experiment keeps what the page of curves shows."""
 TABLE = ("tags.`arm`", "tags.`seed`", "metrics.`eval/success_rate`",
          "metrics.`eval/recognition_accuracy`", "attributes.`Dataset`")  # fmt: skip
-CHARTS = "^train/.*loss$"
-"""Which curves are drawn first: a search that the page shows, and that can be cleared."""
+CHARTS = "^train/.+/loss$"
+"""Which curves are drawn first: a search that the page shows, and that can be cleared. The sum of
+the losses is not among them: its terms are not the same in every arm."""
 HOST = "127.0.0.1"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,12 +124,31 @@ def test_labels_at_one_place_move_apart_and_stay_near():
     axes = figure.subplots()
     axes.set(xlim=(0, 1), ylim=(0, 1))
     fix_layout(figure)
-    labels = place_labels(axes, np.full((30, 2), 0.5), [str(k) for k in range(30)])
+    labels = place_labels(axes, np.full((30, 2), 0.5), [str(k) for k in range(30)], [0.0] * 30)
     boxes = [label.get_window_extent() for label in labels]
     for k, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[:k])
     assert labels[0].get_position() == (0, 0)
     assert max(np.hypot(*label.get_position()) for label in labels) < 45
+
+
+def test_a_number_stands_beside_a_group_that_it_would_cover():
+    """One instruction's rows lie in a knot, the others far apart."""
+    rows = represented(4, 6, tasks=1)
+    names = list(dict.fromkeys(rows.instructions))
+    u = torch.randn(len(rows.names), 2, generator=torch.Generator().manual_seed(0))
+    knot = torch.tensor([name == names[0] for name in rows.instructions])
+    u[knot] = torch.tensor([3.0, 3.0]) + 1e-3 * u[knot]
+    figure = pca(replace(rows, u=u, zu=None, ze=None))
+    axes = next(axes for axes in figure.axes if "observer" in axes.get_title())
+    dots = axes.collections[0].get_offsets()
+    reach = {text.get_text(): np.hypot(*text.get_position()) for text in axes.texts}
+    assert reach["1"] >= 6.0
+    label = next(text for text in axes.texts if text.get_text() == "1")
+    box = label.get_window_extent()
+    shown = axes.transData.transform(dots[knot.numpy()])
+    assert not any(box.contains(*point) for point in shown)
+    assert min(reach[str(k)] for k in (2, 3, 4)) < 6.0
 
 
 @pytest.mark.parametrize("tasks", [1, 4, 8, 18])

@@ -16,10 +16,17 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import yaml
 from accelerate.state import AcceleratorState
 from small_run import environment
 
+from mirrorlib.assembly import build_joint
+from mirrorlib.recipe import load_recipe
+from mirrorlib.registry import build_section
 from mirrorlib.run import main
+from mirrorlib.training.lamb import Lamb
+from mirrorlib.training.optimizer import build_optimizer
+from mirrorlib.training.size import parameter_counts
 
 pytest.importorskip("mirrorlib_tabletop")
 
@@ -54,6 +61,11 @@ def fenced(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.M | re.S)
 
 
+def example(start: str) -> str:
+    (found,) = [block for block in fenced("yaml") if block.startswith(start)]
+    return found
+
+
 def shell(command: str, folder: Path, **more: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         ["bash", "-c", command], cwd=folder, env=settings(folder) | more, capture_output=True,
@@ -77,7 +89,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     for name in ("recipes", "records"):
         shutil.copytree(ROOT / name, folder / name)
-    (folder / "my-run.yaml").write_text(fenced("yaml")[0])
+    (folder / "my-run.yaml").write_text(example("name: my-run"))
     return folder
 
 
@@ -87,6 +99,16 @@ def test_every_command_is_known_here():
     others = [c for c in commands() if c not in known and not c.startswith((*BY_HAND, "make "))]
     assert [other.partition(": ")[0] for other in others] == ["my-run.yaml:5:28"]
     assert len(ON_GPUS) == 2 and len(LAUNCHES) > 8 and len(OURS) > 3
+
+
+def test_the_parameters_it_treats_apart_are_there():
+    written = yaml.safe_load(example("name: my-run"))
+    written["train"] |= yaml.safe_load(example("train:"))["train"]
+    recipe = load_recipe(written)
+    joint = build_joint(recipe, build_section("source", recipe.source).properties)
+    every, learning = parameter_counts(joint)["observer"]
+    assert 0 < learning < every
+    assert isinstance(build_optimizer(joint, recipe.train), Lamb)
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if c.startswith("make ")])

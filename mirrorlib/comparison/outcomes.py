@@ -18,7 +18,7 @@ SPACES = {
     "alignment/e": "projected e",
 }
 CURVES = (
-    ("train/loss", "loss"),
+    ("train/loss", "loss, the sum of an arm's own terms"),
     ("train/observer/loss", "observer's loss"),
     ("train/executor/loss", "executor's loss"),
     ("train/alignment/loss", "alignment loss, unweighted"),

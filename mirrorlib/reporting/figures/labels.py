@@ -31,12 +31,12 @@ def fix_layout(figure: Figure) -> None:
 
 
 def place_labels(
-    axes: Axes, anchors: NDArray[np.float64], texts: Sequence[str]
+    axes: Axes, anchors: NDArray[np.float64], texts: Sequence[str], away: Sequence[float]
 ) -> list[Annotation]:
-    """Writes each text at its anchor, moved only so far that no label covers another.
+    """Writes each text `away` from its anchor, moved only so far that no label covers another.
 
-    anchors: (K, 2) in the coordinates of the data. axes: of a figure whose layout is fixed. Where
-    no place is free within 60 points, the label stays at its anchor.
+    anchors: (K, 2) in the coordinates of the data. away: K distances in points. axes: of a figure
+    whose layout is fixed. Where no place is free within 60 points, the label stays at its anchor.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None
@@ -45,7 +45,7 @@ def place_labels(
     frame = axes.get_window_extent(renderer)
     taken: list[Bbox] = []
     labels = []
-    for row, text in zip(anchors, texts, strict=True):
+    for row, text, least in zip(anchors, texts, away, strict=True):
         anchor = float(row[0]), float(row[1])
         label = axes.annotate(
             text,
@@ -60,7 +60,7 @@ def place_labels(
             path_effects=[withStroke(linewidth=1.4, foreground="white")],
         )
         box = label.get_window_extent(renderer).padded(GAP / points_a_pixel)
-        for x, y in _offsets():
+        for x, y in _offsets(least):
             moved = box.translated(x / points_a_pixel, y / points_a_pixel)
             if not any(moved.overlaps(other) for other in taken) and _within(moved, frame):
                 break
@@ -85,10 +85,11 @@ def _lead(axes: Axes, anchor: tuple[float, float], offset: tuple[float, float]) 
     )
 
 
-def _offsets() -> Iterator[tuple[float, float]]:
-    """Points around the anchor, the nearest first."""
-    yield 0.0, 0.0
-    for ring in range(1, int(FURTHEST / STEP) + 1):
+def _offsets(least: float) -> Iterator[tuple[float, float]]:
+    """Points around the anchor, at least so far from it, the nearest first."""
+    if not least:
+        yield 0.0, 0.0
+    for ring in range(max(1, math.ceil(least / STEP)), int(FURTHEST / STEP) + 1):
         radius, places = ring * STEP, 8 + 4 * ring
         for place in range(places):
             angle = 2 * math.pi * place / places

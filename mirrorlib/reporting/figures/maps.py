@@ -24,6 +24,8 @@ TOLD_APART = 42
 ITERATIONS = 500
 TOGETHER = 0.08
 """Share of the map's width within which the two sides of a group share one label."""
+LABEL = 6.0
+"""Points about the radius of a number."""
 
 
 def tsne(represented: Represented) -> Figure:
@@ -142,16 +144,28 @@ def _scatter(axes: Axes, sides: dict[str, Rows], groups: Groups, colours: list[C
 
 
 def _number(axes: Axes, sides: dict[str, Rows], groups: Groups) -> None:
-    """The number of each group at its median; where both sides lie together, once."""
+    """The number of each group at its median, or beside it where the number would cover the group;
+    where both sides lie together, once."""
     width = max(np.ptp(np.concatenate(list(sides.values())), axis=0).max(), 1e-12)
-    anchors, texts = [], []
+    anchors, texts, away = [], [], []
     for k in range(len(groups.names)):
-        medians = np.array([np.median(points[groups.of == k], 0) for points in sides.values()])
+        rows = [points[groups.of == k] for points in sides.values()]
+        medians = [np.median(points, 0) for points in rows]
         if np.linalg.norm(np.ptp(medians, axis=0)) < TOGETHER * width:
-            medians = medians.mean(0, keepdims=True)
-        anchors += list(medians)
+            rows, medians = [np.concatenate(rows)], [np.mean(medians, 0)]
+        anchors += medians
         texts += [str(k + 1)] * len(medians)
-    place_labels(axes, np.array(anchors), texts)
+        reaches = [_reach(axes, *group) for group in zip(rows, medians, strict=True)]
+        away += [reach + LABEL if reach < LABEL else 0.0 for reach in reaches]
+    place_labels(axes, np.array(anchors), texts, away)
+
+
+def _reach(axes: Axes, points: Rows, centre: Rows) -> float:
+    """How far nine of ten of a group's points lie from its centre at most, in points of print."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    shown = axes.transData.transform(points) - axes.transData.transform(centre)
+    return float(np.quantile(np.linalg.norm(shown, axis=1), 0.9)) * 72 / figure.dpi
 
 
 def _legend_columns(groups: Groups) -> int:

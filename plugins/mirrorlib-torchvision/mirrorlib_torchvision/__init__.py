@@ -1,1 +1,1 @@
-"""Video-text observers for mirrorlib: a small R3D for CPU, and torchvision's r3d_18."""
+"""Video-text observers for mirrorlib: a small R3D for CPU, and torchvision's video models."""

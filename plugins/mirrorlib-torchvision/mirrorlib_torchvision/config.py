@@ -2,66 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from pydantic import BaseModel, Field
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from mirrorlib.video_text_config import VideoTextConfig
 
-Representation = Literal["embedding", "features"]
-
-
-class VideoTextConfig(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    image_size: int = Field(
-        64, ge=16, description="Frames are resized to this many pixels, in height and width."
-    )
-    embed_dim: int = Field(
-        128, gt=0, description="Dimension P of the space where videos and texts are compared."
-    )
-    representation: Representation = Field(
-        "embedding",
-        description="What is aligned: `embedding`, the video's embedding before it is scaled to "
-        "length 1, which is what ViCLIP gives for a video; or `features`, the pooled features it "
-        "is a linear map of. Not specified in public sources.",
-    )
-    temperature: float = Field(
-        0.1, ge=0.01, le=1, description="First value of the learnt temperature of the task loss."
-    )
-    augment: bool = Field(
-        True,
-        description="In training, shift each clip by up to a twelfth of its size and vary its "
-        "contrast (15 %) and brightness (5 %).",
-    )
-    text: dict[str, Any] = Field(
-        default={"name": "words"},
-        description="The text tower: its `name` among `mirrorlib plugins`, and its options.",
-    )
-
-    @field_validator("text")
-    @classmethod
-    def _has_name(cls, text: dict[str, Any]) -> dict[str, Any]:
-        if not isinstance(text.get("name"), str):
-            raise ValueError("the text tower needs a name, such as {name: words}")
-        return text
+IMAGE_SIZE = "Frames are resized to this many pixels, in height and width."
+NUM_FRAMES = "Clips are resampled to this many frames, at the middles of equal segments; "
+FREEZE_BATCH_NORM = (
+    "Keep the statistics of batch normalisation as they are. Otherwise each process takes them "
+    "over its own rows, and two processes differ from one."
+)
 
 
-class R3DConfig(VideoTextConfig):
+class ImageSize(BaseModel):
+    image_size: int = Field(64, ge=16, description=IMAGE_SIZE)
+
+
+class R3DConfig(VideoTextConfig, ImageSize):
     width: int = Field(
         16, gt=0, multiple_of=8, description="Channels of the first layer; the last has 6 times."
     )
 
 
-class R3D18Config(VideoTextConfig):
-    image_size: int = Field(
-        112, ge=16, description="Frames are resized to this many pixels, in height and width."
-    )
+class PublishedConfig(VideoTextConfig, ImageSize):
+    """Of a network of torchvision's, whose weights are published."""
+
     weights: str | None = Field(
         None,
         description="A file of weights, or one of torchvision's names, such as KINETICS400_V1, "
         "which torchvision downloads; left out, the network starts from chance.",
     )
-    freeze_batch_norm: bool = Field(
-        False,
-        description="Keep the statistics of batch normalisation as they are. Otherwise each "
-        "process takes them over its own rows, and two processes differ from one.",
+
+
+class R3D18Config(PublishedConfig):
+    image_size: int = Field(112, ge=16, description=IMAGE_SIZE)
+    freeze_batch_norm: bool = Field(False, description=FREEZE_BATCH_NORM)
+    num_frames: int | None = Field(None, ge=1, description=NUM_FRAMES + "null: as they are.")
+
+
+class MViTV2SConfig(PublishedConfig):
+    image_size: int = Field(224, ge=32, multiple_of=32, description=IMAGE_SIZE)
+    num_frames: int = Field(
+        16,
+        ge=2,
+        multiple_of=2,
+        description=NUM_FRAMES + "relative positions are resized where this, or the image size, "
+        "is not what the published weights were trained with.",
     )
+
+
+class S3DConfig(PublishedConfig):
+    image_size: int = Field(224, ge=32, description=IMAGE_SIZE)
+    freeze_batch_norm: bool = Field(False, description=FREEZE_BATCH_NORM)
+    num_frames: int = Field(
+        16, ge=8, description=NUM_FRAMES + "the network halves them three times."
+    )
+
+
+class Swin3DTConfig(PublishedConfig):
+    image_size: int = Field(224, ge=32, description=IMAGE_SIZE)
+    num_frames: int | None = Field(None, ge=1, description=NUM_FRAMES + "null: as they are.")

@@ -1,4 +1,4 @@
-"""Whether torchvision works beside torch. Only `r3d_18` needs it."""
+"""Whether torchvision works beside torch. `r3d` does without."""
 
 from __future__ import annotations
 

@@ -20,6 +20,24 @@ def mirrorlib_observers() -> list[Component]:
             config="mirrorlib_torchvision.config:R3D18Config",
             summary="torchvision's r3d_18, pretrained if asked, and a text tower",
         ),
+        Component(
+            "mvit_v2_s",
+            build="mirrorlib_torchvision.build:build_mvit_v2_s",
+            config="mirrorlib_torchvision.config:MViTV2SConfig",
+            summary="torchvision's mvit_v2_s, pretrained if asked, and a text tower",
+        ),
+        Component(
+            "s3d",
+            build="mirrorlib_torchvision.build:build_s3d",
+            config="mirrorlib_torchvision.config:S3DConfig",
+            summary="torchvision's s3d, pretrained if asked, and a text tower",
+        ),
+        Component(
+            "swin3d_t",
+            build="mirrorlib_torchvision.build:build_swin3d_t",
+            config="mirrorlib_torchvision.config:Swin3DTConfig",
+            summary="torchvision's swin3d_t, pretrained if asked, and a text tower",
+        ),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 from mirrorlib.interfaces import Clips, Text, TextEncoding
 from mirrorlib.randomness import derive_seed
 from mirrorlib.testing import run_in_processes
+from mirrorlib.video_text import VideoTextObserver, augment, video_text_loss
 from mirrorlib_torchvision.backbones import R3D
-from mirrorlib_torchvision.observer import VideoTextObserver, video_text_loss
 
 
 class Bags(Text):
@@ -34,7 +35,9 @@ class Bags(Text):
 
 def observer(width: int = 8, **options) -> VideoTextObserver:
     torch.manual_seed(0)
-    return VideoTextObserver(R3D(width), Bags(), **{"image_size": 16, "embed_dim": 12} | options)
+    varied = partial(augment, stream="mirrorlib-torchvision")
+    defaults = {"image_size": 16, "embed_dim": 12, "augmentation": varied}
+    return VideoTextObserver(R3D(width), Bags(), **defaults | options)
 
 
 def clips(count: int = 6, frames: int = 4, size: int = 32) -> Clips:
@@ -94,7 +97,7 @@ def test_evaluation_is_not_augmented():
     torch.testing.assert_close(
         model.encode_video(batch.frames[2:3]), video[2:3], rtol=1e-4, atol=1e-5
     )
-    plain = observer(augmented=False)
+    plain = observer(augmentation=None)
     torch.testing.assert_close(plain(batch).representation, plain.encode_video(batch.frames))
 
 

@@ -1,15 +1,37 @@
-"""Resizing and augmentation of clips, against plain loops."""
+"""Resampling, resizing and augmentation of clips, against plain loops."""
 
 from __future__ import annotations
 
-import torch
+import math
+import subprocess
+import sys
 
-from mirrorlib_torchvision.preprocessing import augment, prepare
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirrorlib.video_text import augment, bounded_scale, prepare, resample
 
 
 def frames(height: int, width: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (2, 3, 3, height, width), generator=generator).byte()
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_resampled_frames_lie_in_the_middle_of_their_segments(length: int, count: int):
+    kept = resample(torch.arange(length)[None], count)[0].tolist()
+    for place, frame in enumerate(kept):
+        # the segment's middle, in frames, falls within the frame [frame, frame + 1)
+        assert frame * count <= (place + 0.5) * length < (frame + 1) * count
+
+
+def test_clips_of_the_wanted_length_stay_as_they_are():
+    video = frames(4, 4)
+    assert resample(video, None) is video and resample(video, 3) is video
+    assert torch.equal(resample(video, 1), video[:, 1:2])
+    assert torch.equal(resample(video, 6), video.repeat_interleave(2, 1))
 
 
 def test_whole_multiples_are_means_over_areas():
@@ -56,3 +78,24 @@ def test_augmentation_shifts_and_scales_within_its_limits():
         assert errors[best].std() < 1e-5 and abs(errors[best].mean()) <= 0.1 + 1e-4
         offsets.add(best)
     assert offsets == {-2, -1, 0, 1, 2}
+
+
+def test_streams_are_independent():
+    video, seed = torch.rand(8, 1, 3, 24, 24), torch.arange(8)
+    one, other = (augment(video, seed, stream) for stream in ("one", "other"))
+    assert torch.equal(one, augment(video, seed, "one"))
+    assert all(not torch.equal(*rows) for rows in zip(one, other, strict=True))
+
+
+def test_the_temperature_stays_in_range():
+    for beyond, kept in ((9.0, 100.0), (-2.0, 1.0), (math.log(10), 10.0)):
+        log_scale = torch.nn.Parameter(torch.tensor(beyond))
+        scale = bounded_scale(log_scale)
+        assert scale.item() == pytest.approx(kept)
+        scale.backward()
+        assert log_scale.grad is not None and log_scale.grad.item() == pytest.approx(kept)
+
+
+def test_options_do_not_import_torch():
+    code = "import sys, mirrorlib.video_text_config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,1 @@
+"""Any video model of transformers' as an observer for mirrorlib."""

@@ -17,8 +17,8 @@ from mirrorlib_arp.rotation import multiply
 class Cloud:
     """The points of all rows, one after another.
 
-    points: (M, 3) in the world, metres. colours: (M, 3) uint8. rows: (M,) int64, which row of
-    the batch a point belongs to. M may be zero.
+    points: (M, 3) in the world, metres. colours: (M, 3) uint8, or float32 on the same scale of 0
+    to 255. rows: (M,) int64, which row of the batch a point belongs to. M may be zero.
     """
 
     points: Tensor
@@ -34,14 +34,26 @@ class Motion:
     shift: Tensor
 
     @classmethod
-    def drawn(cls, seed: Tensor, yaw_degrees: float, shift: float) -> Motion:
-        """Uniform within +-yaw_degrees, +-shift along x and y, +-0.3 shift along z.
+    def drawn(
+        cls, seed: Tensor, yaw_degrees: float, shift: float, shift_z: float | None = None
+    ) -> Motion:
+        """Uniform within +-yaw_degrees, +-shift along x and y, +-shift_z along z; None: 0.3 shift.
 
         seed: (B,) int64, the rows' own seeds.
         """
         number = 2 * uniform(seed, 4, "arp motion") - 1
-        scale = number.new_tensor([shift, shift, 0.3 * shift])
+        scale = number.new_tensor([shift, shift, 0.3 * shift if shift_z is None else shift_z])
         return cls(number[:, 0] * math.radians(yaw_degrees), number[:, 1:] * scale)
+
+    def about(self, pivot: Tensor, low: Tensor, high: Tensor) -> Motion:
+        """The same turn, but about a point of each row, and the same shift, cut short where it
+        would take that point out of a box.
+
+        pivot: (B, 3). low, high: (3,), the box.
+        """
+        turn = Motion(self.yaw.to(pivot.dtype), self.shift.to(pivot.dtype))
+        turned = (turn.matrix()[:, :3, :3] @ pivot[..., None])[..., 0]
+        return Motion(turn.yaw, (pivot + turn.shift).clamp(low, high) - turned)
 
     def matrix(self) -> Tensor:
         """(B, 4, 4)."""
@@ -75,6 +87,16 @@ def moved(steps: Steps, motion: Motion, pose: bool) -> Steps:
         proprioception=proprioception,
         action=torch.cat([motion.of_pose(steps.action[:, :7]), steps.action[:, 7:]], -1),
     )
+
+
+def noisy(rgb: Tensor, seed: Tensor, amount: float) -> Tensor:
+    """Colours with uniform noise of +-amount of their range.
+
+    rgb: (B, V, 3, H, W) uint8. seed: (B,) int64, the rows' own. Returns float32 on the scale of 0
+    to 255, up to `amount` of it outside.
+    """
+    noise = uniform(seed, rgb[0].numel(), "arp colours").view_as(rgb)
+    return (noise * 2 - 1) * (255 * amount) + rgb
 
 
 def cloud_of(

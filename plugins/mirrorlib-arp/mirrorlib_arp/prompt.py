@@ -35,9 +35,9 @@ class Prompt(nn.Module):
     def forward(self, reading: Reading, point: Tensor) -> Tensor:
         """point: (B, 3) cube coordinates. Returns (B, 10, D)."""
         tokens, pixels = reading.tokens.float().movedim(-1, 2), reading.pixels.float()
-        plane = _plane(point)[:, :, None, None]
-        at_point = torch.cat([_sample(tokens, plane), _sample(pixels, plane)], 2).flatten(2)
-        around = _sample(torch.cat([pixels, reading.views], 2), self._window(plane, pixels))
+        plane = plane_of(point)[:, :, None, None]
+        at_point = torch.cat([sample(tokens, plane), sample(pixels, plane)], 2).flatten(2)
+        around = sample(torch.cat([pixels, reading.views], 2), self._window(plane, pixels))
         prompt = [
             self.at_point(at_point),
             self.pooled(reading.tokens.amax((2, 3))),
@@ -53,12 +53,12 @@ class Prompt(nn.Module):
         return plane + grid / pixels.shape[-1]
 
 
-def _plane(point: Tensor) -> Tensor:
+def plane_of(point: Tensor) -> Tensor:
     """Where a point (B, 3) is seen in each view: (B, 3, 2) row and column, 0 to 1."""
     return torch.stack([point[:, [row, column]] for row, column, _ in AXES], 1)
 
 
-def _sample(maps: Tensor, plane: Tensor) -> Tensor:
+def sample(maps: Tensor, plane: Tensor) -> Tensor:
     """Bilinear samples, zero outside. maps: (B, 3, C, S, S). plane: (B, 3, h, w, 2) row and
     column, 0 to 1. Returns (B, 3, C, h, w)."""
     grid = plane.flip(-1).flatten(0, 1) * 2 - 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -64,7 +65,10 @@ def quaternion_from_bins(index: Tensor, bins: int) -> Tensor:
 
 
 def soft_labels(index: Tensor, bins: int, sigma: float) -> Tensor:
-    """A Gaussian over the circle of bins, normalised. index: (...) int64. Returns (..., bins)."""
+    """A Gaussian over the circle of bins, normalised. index: (...) int64. sigma: bins; 0 gives the
+    bin alone. Returns (..., bins) float32."""
+    if sigma == 0:
+        return F.one_hot(index, bins).float()
     distance = (torch.arange(bins, device=index.device) - index[..., None]).abs()
     distance = torch.minimum(distance, bins - distance).float()
     return torch.softmax(-(distance**2) / (2 * sigma**2), -1)

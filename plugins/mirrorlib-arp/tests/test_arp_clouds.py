@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from mirrorlib.interfaces import Observations, Steps
-from mirrorlib_arp.clouds import Cloud, Motion, back_project, cloud_of, moved
+from mirrorlib_arp.clouds import Cloud, Motion, back_project, cloud_of, moved, noisy
 from mirrorlib_arp.rotation import matrix_from_quaternion
 
 ROWS, CAMERAS, HEIGHT, WIDTH = 3, 2, 6, 8
@@ -96,8 +96,14 @@ def drawn(yaw: float = 180.0) -> Motion:
     return Motion(motion.yaw.double(), motion.shift.double())
 
 
-def test_cloud_pose_and_action_move_together() -> None:
-    given, motion = scene(), drawn()
+def about_the_target() -> Motion:
+    low, high = torch.tensor([[-9.0], [9.0]], dtype=torch.float64).expand(2, 3)
+    return drawn().about(scene().action[:, :3], low, high)
+
+
+@pytest.mark.parametrize("motion", [drawn(), about_the_target()], ids=["origin", "target"])
+def test_cloud_pose_and_action_move_together(motion: Motion) -> None:
+    given = scene()
     after = moved(given, motion, pose=True)
     before, cloud = whole_cloud(given), whole_cloud(after)
     for row in range(ROWS):
@@ -115,6 +121,27 @@ def test_cloud_pose_and_action_move_together() -> None:
             assert torch.equal(new[7:], old[7:])
 
 
+def test_a_turn_about_the_target_shifts_it_within_the_box() -> None:
+    given, motion = scene(), drawn()
+    target = given.action[:, :3]
+    wide = motion.about(target, target.amin(0) - 1, target.amax(0) + 1)
+    after = moved(given, wide, pose=False).action[:, :3]
+    torch.testing.assert_close(after, target + motion.shift, rtol=0, atol=1e-12)
+    assert torch.equal(wide.yaw, motion.yaw)
+    low, high = target.amin(0), target.amax(0)
+    kept = moved(given, motion.about(target, low, high), pose=False).action[:, :3]
+    torch.testing.assert_close(kept, (target + motion.shift).clamp(low, high), rtol=0, atol=1e-12)
+
+
+def test_colours_get_noise_of_their_row() -> None:
+    rgb = torch.full((3, 2, 3, 40, 50), 100, dtype=torch.uint8)
+    seed = torch.tensor([3, 4, 5])
+    noise = noisy(rgb, seed, 0.05) - 100
+    assert noise.abs().max() <= 12.75 and noise.std() == pytest.approx(12.75 / 3**0.5, rel=0.02)
+    assert noise.mean().abs() < 0.2 and not torch.equal(noise[0], noise[1])
+    assert torch.equal(noisy(rgb[1:2], seed[1:2], 0.05)[0] - 100, noise[1])
+
+
 def test_a_plain_vector_does_not_move() -> None:
     given = scene()
     assert torch.equal(moved(given, drawn(), pose=False).proprioception, given.proprioception)
@@ -123,6 +150,8 @@ def test_a_plain_vector_does_not_move() -> None:
 def test_motion_stays_within_bounds_and_follows_the_seed() -> None:
     seed = torch.arange(2000)
     motion = Motion.drawn(seed, 15.0, 0.05)
+    deep = Motion.drawn(seed, 15.0, 0.05, 0.2)
+    torch.testing.assert_close(deep.shift, motion.shift * torch.tensor([1, 1, 0.2 / 0.015]))
     limit = torch.tensor([0.05, 0.05, 0.015])
     for values, most in [(motion.yaw[:, None], np.radians(15.0)), (motion.shift, limit)]:
         most_of_all: Tensor = values.abs().amax(0)

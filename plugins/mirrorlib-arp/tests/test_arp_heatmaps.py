@@ -35,7 +35,7 @@ def test_loss_is_the_cross_entropy() -> None:
     target = heatmaps.targets(POINTS[:4], 8, 1.5)
     probability = (logits.flatten(2).exp() / logits.flatten(2).exp().sum(-1, keepdim=True)).log()
     expected = -(target.flatten(2) * probability).sum() / 12
-    torch.testing.assert_close(heatmaps.loss(logits, POINTS[:4], 1.5), expected)
+    torch.testing.assert_close(heatmaps.loss(logits, target), expected)
 
 
 @pytest.mark.parametrize("size", [32, 64])
@@ -66,6 +66,29 @@ def test_locate_agrees_with_a_search_over_all_voxels() -> None:
         assert total[tuple((point * 16).long().tolist())] > total.flatten().topk(200).values[-1]
 
 
+@pytest.mark.parametrize("slab", [1, 700, 1 << 20])
+def test_the_peak_is_that_of_all_voxels(slab: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exactly, whole numbers with many equal sums included: of those the first."""
+    monkeypatch.setattr(heatmaps, "SLAB", slab)
+    generator = torch.manual_seed(6)
+    maps = torch.randint(0, 6, (4, 3, 12, 12), generator=generator).float()
+    found = heatmaps.peak(maps)
+    for views, voxel in zip(maps.numpy(), found.tolist(), strict=True):
+        total = views[0][:, :, None] + views[1][None] + views[2][:, None]
+        assert voxel == [int(i) for i in np.unravel_index(total.argmax(), total.shape)]
+
+
+@pytest.mark.parametrize("size", [32, 224])
+def test_the_mean_of_probabilities_recovers_a_planted_point(size: int) -> None:
+    """To half a voxel, wherever it is; a view that shows a second, weaker place changes nothing."""
+    points = torch.cat([POINTS[:6].float(), torch.tensor([[0.001, 0.999, 0.5]])])
+    maps = heatmaps.targets(points, size, 1.5)
+    maps[:, 0] = 0.7 * maps[:, 0] + 0.3 * maps[:, 0].flip(1)
+    found = heatmaps.locate_mean(maps.log().clamp(min=-80))
+    assert ((found - points).abs() * size).max() <= 0.5 + 1e-4
+
+
 def test_rows_do_not_disturb_each_other() -> None:
     maps = torch.randn(5, 3, 16, 16, generator=torch.manual_seed(5))
-    torch.testing.assert_close(heatmaps.locate(maps)[2:3], heatmaps.locate(maps[2:3]))
+    for locate in (heatmaps.locate, heatmaps.locate_mean):
+        torch.testing.assert_close(locate(maps)[2:3], locate(maps[2:3]))

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from mirrorlib_arp.clouds import Cloud
-from mirrorlib_arp.renderer import AXES, from_cube, render, to_cube
+from mirrorlib_arp.renderer import AXES, from_cube, render, render_wide, to_cube
 
 SIDE, SIZE = 0.8, 8
 
@@ -44,6 +44,36 @@ def test_render_equals_the_loop() -> None:
     assert 0.5 < image[:, :, 6].mean() < 1
 
 
+def widened(image: Tensor) -> Tensor:
+    """The ten channels, row by row and view by view, from the seven that a loop gave."""
+    wide = torch.zeros(len(image), 3, 10, SIZE, SIZE)
+    for row, views in enumerate(image):
+        largest = views[:, :3].abs().max()
+        for view, (_, _, depth) in enumerate(AXES):
+            occupied = views[view, 6] > 0
+            wide[row, view, :3] = views[view, :3] / largest
+            wide[row, view, 3:6] = views[view, 3:6]
+            distance = -views[view, depth][occupied]
+            wide[row, view, 6][occupied] = distance - distance.mean()
+            wide[row, view, 7] = view - 1
+            wide[row, view, 8] = torch.linspace(-1, 1, SIZE)[:, None]
+            wide[row, view, 9] = torch.linspace(-1, 1, SIZE)[None]
+    return wide
+
+
+def test_ten_channels_equal_the_loop() -> None:
+    cloud, centre = random_cloud(300, 3)
+    expected = by_loop(cloud, centre, SIDE, SIZE)
+    assert 0.1 < expected[:, :, 6].mean() < 0.9
+    image = render_wide(cloud, centre, SIDE, SIZE)
+    torch.testing.assert_close(image, widened(expected), rtol=0, atol=2e-6)
+    assert torch.equal(image, render_wide(cloud, centre, SIDE, SIZE))
+    blurred = Cloud(cloud.points, cloud.colours.float() + 0.5, cloud.rows)
+    shifted = render_wide(blurred, centre, SIDE, SIZE) - image
+    occupied = expected[:, :, 6:] > 0
+    torch.testing.assert_close(shifted[:, :, 3:6], occupied / 255.0 + torch.zeros(3, 3, 3, 8, 8))
+
+
 def test_depths_are_compared_exactly() -> None:
     """Two points whose heights are neighbouring floats: the higher shows, in either order."""
     low = torch.tensor([0.01, 0.01, 0.1])
@@ -60,15 +90,17 @@ def test_depths_are_compared_exactly() -> None:
 def test_no_points() -> None:
     cloud = Cloud(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.uint8), torch.zeros(0).long())
     assert not render(cloud, torch.zeros(2, 3), SIDE, SIZE).any()
+    assert not render_wide(cloud, torch.zeros(2, 3), SIDE, SIZE)[:, :, :7].any()
 
 
 def test_rows_are_rendered_apart() -> None:
     cloud, centre = random_cloud(1000, 3)
     own = cloud.rows == 1
     alone = Cloud(cloud.points[own], cloud.colours[own], torch.zeros(int(own.sum())).long())
-    torch.testing.assert_close(
-        render(alone, centre[1:2], SIDE, SIZE)[0], render(cloud, centre, SIDE, SIZE)[1]
-    )
+    for draw in (render, render_wide):
+        torch.testing.assert_close(
+            draw(alone, centre[1:2], SIDE, SIZE)[0], draw(cloud, centre, SIDE, SIZE)[1]
+        )
 
 
 def test_cube_coordinates_invert() -> None:
@@ -80,5 +112,6 @@ def test_cube_coordinates_invert() -> None:
 def test_cuda_gives_the_same_image() -> None:
     cloud, centre = random_cloud(5000, 3)
     moved = Cloud(cloud.points.cuda(), cloud.colours.cuda(), cloud.rows.cuda())
-    image = render(moved, centre.cuda(), SIDE, 32).cpu()
-    torch.testing.assert_close(image, render(cloud, centre, SIDE, 32), rtol=0, atol=1e-6)
+    for draw in (render, render_wide):
+        image = draw(moved, centre.cuda(), SIDE, 32).cpu()
+        torch.testing.assert_close(image, draw(cloud, centre, SIDE, 32), rtol=0, atol=1e-6)

@@ -77,3 +77,8 @@ def test_soft_labels_wrap_around() -> None:
     torch.testing.assert_close(labels[0].roll(-1), labels[1])
     assert labels[0, 1] == labels[0, 71]
     assert labels[0, 1] / labels[0, 0] == pytest.approx(np.exp(-0.5), rel=1e-5)
+
+
+def test_without_spread_a_label_is_the_bin_alone() -> None:
+    labels = soft_labels(torch.tensor([3, 71]), 72, 0.0)
+    assert labels.sum() == 2 and labels[0, 3] == labels[1, 71] == 1

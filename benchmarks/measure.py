@@ -1,4 +1,4 @@
-"""What objectives.py and metrics.py share: fresh processes that take turns, and what they report.
+"""What the comparisons with peers share: fresh processes that take turns, and what they report.
 
 Each sample is a process of its own (the script again, with `--child`), so that no implementation
 inherits another's allocator, threads or compiled kernels. A round runs every implementation once,
@@ -121,7 +121,8 @@ def relative_error(values: Sequence[torch.Tensor], exact: Sequence[torch.Tensor]
 class Group:
     """What is compared with one another: implementations of one thing at one size.
 
-    jobs: each with its own `name`. flops: least work of a call. peers: column -> name of a peer.
+    jobs: each with its own `name`. flops: least work of a call, unless a sample says its own under
+    `flops`; its `columns` are put beside ours. peers: column -> name of a peer.
     """
 
     heading: str
@@ -193,7 +194,8 @@ def _run(job: Job, script: str, options: argparse.Namespace) -> Sample:
 def _row(turns: Turns, name: str, group: Group) -> dict[str, str]:
     samples, tops = turns.samples[name], turns.samples.get(CEILING, [])
     walls, cpus = ([sample[of] for sample in samples] for of in ("wall", "cpu"))
-    shares = [group.flops / wall / top["rate"] for wall, top in zip(walls, tops, strict=False)]
+    flops = samples[0].get("flops", group.flops)
+    shares = [flops / wall / top["rate"] for wall, top in zip(walls, tops, strict=False)]
     row = {
         "": name,
         "wall s": f"{statistics.median(walls):.3g}",
@@ -204,6 +206,7 @@ def _row(turns: Turns, name: str, group: Group) -> dict[str, str]:
         "error": f"{samples[0]['error']:.1e}" if "error" in samples[0] else "",
         "of ceiling": f"{statistics.median(shares):.2f}" if shares else "",
     }
+    row |= samples[0].get("columns", {})
     for column, peer in group.peers.items():
         for of, unit in (("wall", "time"), ("memory", "memory")):
             theirs = [sample[of] for sample in turns.samples.get(peer, [])]

@@ -58,8 +58,7 @@ class Frozen(Text):
 
     def _encoded(self, text: str) -> _Kept:
         device = next(self.tower.parameters()).device.type
-        # Tensors made in inference mode could never take part in training.
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
+        with torch.no_grad(), torch.autocast(device, enabled=False):
             encoding = self.tower([text])
             return _Kept(encoding.tokens[0, encoding.mask[0]], encoding.pooled[0])
 

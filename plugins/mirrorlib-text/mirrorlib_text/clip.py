@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from mirrorlib.frozen_text import Frozen
 from mirrorlib.interfaces import Text, TextEncoding
+from mirrorlib.tokenizer import VOCABULARY, tokenize
 from mirrorlib_text.clip_weights import read_clip
 from mirrorlib_text.config import ClipConfig
-from mirrorlib_text.tokenizer import VOCABULARY, tokenize
 
 Activation = Literal["quick_gelu", "gelu"]
 

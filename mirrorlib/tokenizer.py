@@ -17,11 +17,20 @@ from mirrorlib.errors import UserError
 VOCABULARY = 49408
 
 
-def tokenize(texts: Sequence[str], context_length: int = 77) -> Tensor:
+def tokenize(texts: Sequence[str], context_length: int) -> Tensor:
     """K texts of any characters. Returns (K, context_length) int64: start (49406), tokens, end
     (49407), then 0; a longer text is cut before its end. Raises UserError where open_clip_torch
     is missing."""
     return _tokenizer()(list(texts), context_length=context_length)
+
+
+def check() -> str | None:
+    """None where the tokenizer loads, else one line that says what mends it."""
+    try:
+        _tokenizer()
+    except UserError as error:
+        return str(error)
+    return None
 
 
 @cache
@@ -31,7 +40,7 @@ def _tokenizer() -> Callable[..., Tensor]:
         if package is None or package.origin is None:
             raise ImportError("open_clip is not installed")
         spec = spec_from_file_location(
-            "mirrorlib_text._open_clip_tokenizer", Path(package.origin).parent / "tokenizer.py"
+            "mirrorlib._open_clip_tokenizer", Path(package.origin).parent / "tokenizer.py"
         )
         assert spec is not None and spec.loader is not None
         module = module_from_spec(spec)
@@ -39,6 +48,6 @@ def _tokenizer() -> Callable[..., Tensor]:
         tokenizer: Callable[..., Tensor] = module.SimpleTokenizer()
     except Exception as error:
         raise UserError(
-            f"text clip: the tokenizer does not load ({error}); run `pip install open_clip_torch`"
+            f"CLIP's tokenizer does not load ({error}); run `pip install open_clip_torch`"
         ) from error
     return tokenizer

@@ -52,6 +52,8 @@ def commands() -> list[str]:
 
 LAUNCHES = [c for c in commands() if re.search(r"-m mirrorlib\.run\b", c)]
 ON_GPUS = [c for c in LAUNCHES if "--multi_gpu" in c]
+PUBLISHED = [c for c in LAUNCHES if "recipes/small/" in c]
+"""What needs published weights; tests/test_recipes.py runs those recipes with small networks."""
 PLAIN = "accelerate launch -m mirrorlib.run recipes/infonce.yaml"
 PROBE = "accelerate launch -m mirrorlib.probe recipes/probe.yaml"
 OURS = [c for c in commands() if c.startswith("mirrorlib ")]
@@ -121,7 +123,9 @@ def test_the_makefile_has_it(command: str):
         assert "-m mirrorlib.run recipes/infonce.yaml" in done.stdout
 
 
-@pytest.mark.parametrize("command", dict.fromkeys(c for c in LAUNCHES if c not in ON_GPUS))
+@pytest.mark.parametrize(
+    "command", dict.fromkeys(c for c in LAUNCHES if c not in (*ON_GPUS, *PUBLISHED))
+)
 def test_a_launch_line_runs(command: str, folder: Path, monkeypatch, capfd):
     """One under Accelerate's launcher, one under torchrun; the others in this process, which has
     imported everything already."""
@@ -144,11 +148,20 @@ def test_a_launch_line_runs(command: str, folder: Path, monkeypatch, capfd):
             assert f"\n{part}" in printed
 
 
+@pytest.mark.parametrize("command", PUBLISHED)
+def test_a_launch_line_for_one_gpu_is_read_as_meant(command: str):
+    from accelerate.commands.launch import launch_command_parser
+
+    found = launch_command_parser().parse_args(shlex.split(command)[2:])
+    assert (found.module, found.training_script, found.mixed_precision) == (
+        True, "mirrorlib.run", "bf16",
+    )  # fmt: skip
+    assert load_recipe(ROOT / found.training_script_args[0]).observer.name == "viclip"
+
+
 @pytest.mark.parametrize("command", ON_GPUS)
 def test_a_launch_line_for_gpus_is_read_as_meant(command: str):
     from accelerate.commands.launch import launch_command_parser
-
-    from mirrorlib.recipe import load_recipe
 
     found = launch_command_parser().parse_args(shlex.split(command)[2:])
     assert (found.module, found.training_script, found.mixed_precision, found.multi_gpu) == (

@@ -112,6 +112,8 @@ INCIDENTAL = (
 )  # fmt: skip
 """What decides no number of a run. (`evaluation.workers` decides which scenes the policy acts in at
 once, and so its rounding; a machine's default is the number of its cores.)"""
+NESTED: tuple[Kind, ...] = ("text",)
+"""Options of components that name components themselves, under the name of their kind."""
 DEFAULTS: Mapping[Keys, Mapping[str, Any]] = {("projector",): {"name": "linear"}}
 
 
@@ -254,7 +256,10 @@ def _component(
     try:
         offer = registry.find(kind, name)
         model = offer.config_model()
-        return ComponentSection(name=name, offer=offer, config=model.model_validate(options))
+        section = ComponentSection(name=name, offer=offer, config=model.model_validate(options))
+        inner = [key for key in NESTED if isinstance(options.get(key), dict)]
+        whole = [_component(document, (*keys, key), key, options[key], registry) for key in inner]
+        return None if None in whole else section
     except ComponentError as error:
         document.report((*keys, "name"), str(error))
     except ValidationError as error:

@@ -1,12 +1,17 @@
-"""The recipes that ship: one for each objective, and nothing but the objective between them; and
-the base of the suites."""
+"""The recipes that ship: one for each objective, and nothing but the objective between them; the
+base of the suites; and the large ones, which run here with small networks."""
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from small_run import environment
 
 from mirrorlib.cli import main
 from mirrorlib.recipe import flatten, load_recipe
@@ -16,11 +21,27 @@ pytest.importorskip("mirrorlib_tabletop")
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 RECIPES = sorted(path for path in FOLDER.glob("*.yaml") if path.stem != "probe")
+LARGE = sorted(path for folder in ("small", "paper") for path in (FOLDER / folder).glob("*.yaml"))
 BY_OBJECTIVE = [path for path in RECIPES if path.stem != "comparison"]
 LARGE_LOSSES = ("barlow", "vicreg")
-LAUNCH = "accelerate launch -m mirrorlib.run"
 
-each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+each_recipe = pytest.mark.parametrize("path", [*RECIPES, *LARGE], ids=lambda path: path.stem)
+each_large = pytest.mark.parametrize("path", LARGE, ids=lambda path: path.parent.name + path.stem)
+NETWORKS = {
+    "small": [
+        "executor={name: arp, preset: small, image_size: 32, width: 32, depth: 2, heads: 2, "
+        "channels: 8, chunk_depth: 2, text: {name: words, width: 32, heads: 2}, "
+        "mvt: {patch: 8, cross_layers: 1, chunk_heads: 2}}",
+        "observer={name: viclip, preset: tiny, image_size: 32, vision_layers: 1, tuning: lora}",
+    ],
+    "paper": [
+        "executor={name: arp, preset: paper, image_size: 56, width: 32, depth: 2, heads: 2, "
+        "channels: 8, chunk_depth: 2, text: {name: words, width: 32, heads: 2}, "
+        "mvt: {cross_layers: 1, chunk_heads: 2, sentence: true}}",
+        "observer={name: viclip, preset: tiny, image_size: 32, vision_layers: 1}",
+    ],
+}
+"""Of the same kinds, small, without published weights."""
 
 
 def test_every_objective_has_a_recipe_of_its_name() -> None:
@@ -34,7 +55,66 @@ def test_every_objective_has_a_recipe_of_its_name() -> None:
 @each_recipe
 def test_a_recipe_is_right(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(path)]) == 0
-    assert capsys.readouterr().out.startswith(f"ok: {path.stem}: ")
+    folder = path.relative_to(FOLDER).parent
+    name = "-".join([*folder.parts, path.stem])
+    assert capsys.readouterr().out.startswith(f"ok: {name}: ")
+
+
+@each_large
+def test_a_large_recipe_trains(path: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mirrorlib.run", str(path), *NETWORKS[path.parent.name],
+         "source={name: tabletop, tasks: {turn_tap: null}, train: 2, test: 1}",
+         "batch.instructions=2", "train.max_steps=2", "evaluation.simulator=null",
+         "evaluation.probe_steps=5", "data.workers=2", f"data.cache={tmp_path / 'cache'}"],
+        cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=False,
+        timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    (run,) = (tmp_path / "runs").iterdir()
+    metrics = json.loads((run / "report.json").read_text())["metrics"]
+    learning = metrics["cost/observer/parameters_learning"]
+    assert 0 < learning < metrics["cost/observer/parameters"]
+    assert metrics["cost/step_flops"] > 0
+    assert [c.name for c in (run / "checkpoints").iterdir()] == ["step-000002"]
+
+
+def test_the_baselines_of_large_recipes_differ_in_the_objective_alone() -> None:
+    for folder in ("small", "paper"):
+        aligned, alone = (
+            dict(flatten(load_recipe(FOLDER / folder / f"{name}.yaml").resolved()))
+            for name in ("infonce", "none")
+        )
+        differ = {k for k in aligned.keys() | alone.keys() if aligned.get(k) != alone.get(k)}
+        assert {key.partition(".")[0] for key in differ} == {"name", "objective"}
+
+
+def test_the_papers_numbers_stand_in_its_recipe() -> None:
+    """arXiv 2509.21136, section "Method"; ARP's released training configuration."""
+    recipe = load_recipe(FOLDER / "paper" / "infonce.yaml").resolved()
+    said = dict(flatten(recipe))
+    assert (said["projector.name"], said["projector.dim"]) == ("linear", 1024)
+    assert (said["objective.temperature"], said["pairing"]) == (0.1, "instruction")
+    weights = [said[f"train.weights.{part}"] for part in ("observer", "executor", "alignment")]
+    assert weights == [1.0, 1.0, 0.5]
+    pairs = said["batch.instructions"] * said["batch.episodes"]
+    assert said["train.learning_rates.executor"] == pytest.approx(1.25e-5 * pairs)
+    assert said["train.learning_rates.alignment"] == 1e-4
+    assert said["train.steps"] == round(100 * 160_000 / pairs)
+    assert (said["train.warmup_steps"], said["train.final_learning_rate"]) == (2000, 0.01)
+    assert recipe["train"]["optimizer"]["name"] == "lamb"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("executor.text={name: wrds}", "executor.text.name: no text named 'wrds'"),
+        ("observer.text={name: words, widht: 3}", "observer.text.widht: unknown key; did you mean"),
+    ],
+)
+def test_a_text_tower_is_checked_like_any_component(override: str, said: str, capsys) -> None:
+    assert main(["check", str(FOLDER / "infonce.yaml"), override]) == 2
+    assert f"override {override}: {said}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arm", [p.stem for p in BY_OBJECTIVE if p.stem != "infonce"])
@@ -56,7 +136,8 @@ def test_the_recipes_differ_in_the_objective_alone(arm: str) -> None:
 def test_a_recipe_opens_with_its_launch_line_and_overrides_that_it_takes(path: Path) -> None:
     what, plain, varied = path.read_text().splitlines()[:3]
     assert what.startswith("# ") and what.endswith(".")
-    assert plain == f"#   {LAUNCH} recipes/{path.name}"
+    where = path.relative_to(FOLDER.parent)
+    assert re.fullmatch(rf"#   accelerate launch (--\S+( \w+)? )*-m mirrorlib\.run {where}", plain)
     assert varied.startswith(f"{plain} ")
     overrides = shlex.split(varied.removeprefix(plain))
     written = load_recipe(path).sha

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from mirrorlib import Check, hookimpl
+from mirrorlib import Check, Component, hookimpl
+
+
+@hookimpl
+def mirrorlib_sources() -> list[Component]:
+    return [
+        Component(
+            "rlbench",
+            build="mirrorlib_rlbench.dataset:build_dataset",
+            config="mirrorlib_rlbench.config:RLBenchConfig",
+            summary="recorded RLBench demonstrations, read without RLBench",
+        )
+    ]
 
 
 @hookimpl

@@ -104,13 +104,14 @@ def open_cache(recipe: Recipe, source: Source, properties: DataProperties) -> Ca
 
 
 def planned_batches(recipe: Recipe, cache: Cache, accelerator: Accelerator) -> PlannedBatches:
-    """This process's rows of every batch of the run."""
+    """This process's rows of every batch of the run, as far as it goes."""
     episodes = cache.episodes("train")
+    steps = min(recipe.train.steps, recipe.train.max_steps or recipe.train.steps)
     plans = plan_batches(
         label_episodes(episodes),
         instructions=recipe.batch.instructions,
         episodes=recipe.batch.episodes,
-        steps=recipe.train.steps * recipe.train.accumulation,
+        steps=steps * recipe.train.accumulation,
         pairing=recipe.pairing,
         seed=recipe.seed,
     )

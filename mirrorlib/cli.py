@@ -213,7 +213,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _suite(arguments: argparse.Namespace) -> None:
     """Run what a suite still lacks: a base recipe, named changes to it, and seeds."""
-    from mirrorlib.suite import load_suite, parse_seeds, refuse_mixing
+    from mirrorlib.suite import load_suite, parse_seeds
+    from mirrorlib.suites.records import refuse_mixing
     from mirrorlib.suites.running import chosen, print_lines, run_suite
 
     seeds = None if arguments.seeds is None else parse_seeds(arguments.seeds)

@@ -75,6 +75,8 @@ def run(recipe: Recipe) -> Report:
                 )
                 trained = training.run(folder.checkpoint)
             facts = {"rows without a partner": _without_partner(batches)}
+            if trained.flops is not None:
+                facts["first step"] = f"{trained.flops / 1e9:.1f} GFLOP, all processes together"
             if started:
                 facts["continued from"] = f"step {started}; the times are of the rest"
             report = _evaluated(parts, cache, tracked, trained.steps, facts, trained.flops)

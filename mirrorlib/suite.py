@@ -158,18 +158,6 @@ def load_suite(
     )
 
 
-def refuse_mixing(suite: Suite, overrides: Sequence[str]) -> None:
-    """Raises UserError where overrides decide numbers: the records would lie among those of the
-    suite as it is written."""
-    own, changed = (load_recipe(suite.recipe_file, each).decisive() for each in ((), overrides))
-    differing = sorted(k for k in own.keys() | changed.keys() if own.get(k) != changed.get(k))
-    if differing:
-        raise UserError(
-            f"{differing[0]} is not what {suite.file} has: keep these records apart, with "
-            "--records FOLDER"
-        )
-
-
 def parse_seeds(text: str) -> list[int]:
     """`0,3` or `0-4` or both. Raises UserError."""
     seeds: list[int] = []

@@ -25,7 +25,8 @@ def lamb_in_float64(weights, gradients, lr, betas, eps, decay, adapt):
             corrected = mean / (1 - betas[0] ** step)
             update = corrected / ((square / (1 - betas[1] ** step)).sqrt() + eps) + decay * w
             size, length = w.norm().item(), update.norm().item()
-            scale = size / length if adapt and size > 0 and length > 0 else 1.0
+            grown = not weight.any()
+            scale = size / length if adapt and not grown and size > 0 and length > 0 else 1.0
             w = w - lr * scale * update
         found.append(w)
     return found
@@ -34,7 +35,7 @@ def lamb_in_float64(weights, gradients, lr, betas, eps, decay, adapt):
 @pytest.mark.parametrize(("decay", "adapt"), [(0.0, True), (0.1, True), (0.1, False)])
 def test_lamb(decay: float, adapt: bool):
     torch.manual_seed(0)
-    weights = [torch.randn(3, 4), torch.zeros(5), torch.randn(2, 3, 2)]
+    weights = [torch.randn(3, 4), torch.zeros(5, 2), torch.randn(2, 3, 2)]
     gradients = [[torch.randn_like(w) for _ in range(6)] for w in weights]
     gradients[2] = [torch.zeros_like(weights[2]) for _ in range(6)]
     parameters = [nn.Parameter(w.clone()) for w in weights]

@@ -37,7 +37,7 @@ NETWORKS = {
     "paper": [
         "executor={name: arp, preset: paper, image_size: 56, width: 32, depth: 2, heads: 2, "
         "channels: 8, chunk_depth: 2, text: {name: words, width: 32, heads: 2}, "
-        "mvt: {cross_layers: 1, chunk_heads: 2, sentence: true}}",
+        "mvt: {cross_layers: 1, chunk_heads: 2}}",
         "observer={name: viclip, preset: tiny, image_size: 32, vision_layers: 1}",
     ],
 }

@@ -329,6 +329,16 @@ def test_what_is_frozen_keeps_its_values_and_stays_in_evaluation_mode(tmp_path: 
     assert counts["executor"][0] == counts["executor"][1] > 0
 
 
+def test_what_the_recipe_freezes_beside_what_a_component_froze_stays_still():
+    joint = build_joint()
+    first, *others = [name for name, _ in joint.observer.named_parameters()]
+    joint.observer.get_parameter(first).requires_grad_(False)
+    groups = [{"match": f"observer.{name}", "frozen": True} for name in others]
+    freeze(joint, TrainSection(steps=1, groups=groups).groups)
+    joint.train()
+    assert not joint.observer.training and joint.executor.training
+
+
 @pytest.mark.parametrize(
     ("groups", "said"),
     [

@@ -113,15 +113,14 @@ def pair(
     aligned = np.ones(len(labels), dtype=bool)
     if pairing == "episode":
         return order, aligned
-    groups = labels[:, LEVELS.index(pairing)]
-    for group in np.unique(groups):
-        rows = np.flatnonzero(groups == group)
-        distinct = rows[np.unique(labels[rows, 0], return_index=True)[1]]
-        if len(distinct) < 2:
-            distinct = distinct[:0]
-        aligned[np.setdiff1d(rows, distinct)] = False
-        cycle = distinct[np.argsort(ranks[distinct])]
-        order[cycle] = np.roll(cycle, 1)
+    groups: dict[int, dict[int, int]] = {}  # group -> episode -> its first row
+    for row, (episode, group) in enumerate(labels[:, [0, LEVELS.index(pairing)]].tolist()):
+        aligned[row] = groups.setdefault(group, {}).setdefault(episode, row) == row
+    for firsts in groups.values():
+        rows = sorted(firsts.values(), key=ranks.__getitem__)
+        if len(rows) < 2:
+            aligned[rows] = False
+        order[rows] = [rows[-1], *rows[:-1]]
     return order, aligned
 
 
@@ -135,11 +134,16 @@ class _Deck:
     def deal(self, count: int) -> list[int]:
         """`count` cards, all different as long as there are that many."""
         hand: list[int] = []
+        held: set[int] = set()
         while len(hand) < count:
-            fresh = [card for card in self.left if card not in hand]
-            if not fresh:
+            place = self._first_but(held)
+            if place is None:
                 self.left += self.rng.permutation(self.cards).tolist()
-                fresh = [card for card in self.left if card not in hand] or self.left
-            hand.append(fresh[0])
-            self.left.remove(fresh[0])
+                place = self._first_but(held) or 0
+            hand.append(self.left.pop(place))
+            held.add(hand[-1])
         return hand
+
+    def _first_but(self, held: set[int]) -> int | None:
+        """Where the first card lies that is not among those held."""
+        return next((place for place, card in enumerate(self.left) if card not in held), None)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from mirrorlib.errors import UserError
 from mirrorlib.files import writing
+from mirrorlib.recipe import load_recipe
 from mirrorlib.records import Record, records_of
 from mirrorlib.suite import RECORDS, Run, Suite
 
@@ -49,6 +51,18 @@ def outdated(suite: Suite, run: Run) -> str | None:
         if changes:
             return ", ".join(changes)
     return None
+
+
+def refuse_mixing(suite: Suite, overrides: Sequence[str]) -> None:
+    """Raises UserError where overrides decide numbers: the records would lie among those of the
+    suite as it is written."""
+    own, changed = (load_recipe(suite.recipe_file, each).decisive() for each in ((), overrides))
+    differing = sorted(k for k in own.keys() | changed.keys() if own.get(k) != changed.get(k))
+    if differing:
+        raise UserError(
+            f"{differing[0]} is not what {suite.file} has: keep these records apart, with "
+            "--records FOLDER"
+        )
 
 
 @contextmanager

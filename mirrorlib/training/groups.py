@@ -18,8 +18,8 @@ def group_of(name: str, groups: Sequence[GroupSection]) -> GroupSection | None:
 
 
 def freeze(joint: Joint, groups: Sequence[GroupSection]) -> None:
-    """Sets requires_grad of what is frozen to False. Modules that learn nothing any more, but were
-    to learn, stay in evaluation mode: neither dropout nor statistics of normalisation move them.
+    """Sets requires_grad of what is frozen to False. Modules of which nothing learns any more stay
+    in evaluation mode: neither dropout nor statistics of normalisation move them.
 
     Raises UserError where a pattern matches no parameter, or where nothing is left to learn.
     """
@@ -41,8 +41,8 @@ def freeze(joint: Joint, groups: Sequence[GroupSection]) -> None:
     joint.still = tuple(
         module
         for prefix, module in joint.named_modules()
-        if (own := [f"{prefix}.{name}" for name, _ in module.named_parameters()])
-        and frozen.issuperset(own)
+        if not any(parameter.requires_grad for parameter in module.parameters())
+        and any(f"{prefix}.{name}" in frozen for name, _ in module.named_parameters())
     )
 
 

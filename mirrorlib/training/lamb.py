@@ -16,8 +16,10 @@ class Lamb(Optimizer):
     The update of each tensor, m / (sqrt(v) + eps) + decay * w, is scaled by |w| / |update|, by 1
     where either is zero. params: tensors or groups, as any torch optimiser takes them; a group may
     have lr, betas, eps, weight_decay and adapt of its own. adapt: False leaves the scale at 1, as
-    the paper's own code does for biases and norms, which start at zero and would never leave it.
-    Parameters without a gradient stand still.
+    the paper's own code does for biases and norms. A tensor that is all zero at its first step,
+    such as a gate or LoRA's second factor, is not scaled either: its size would grow by no more
+    than a share `lr` a step, and it would hardly leave zero. Parameters without a gradient stand
+    still.
     """
 
     def __init__(
@@ -61,19 +63,22 @@ class Lamb(Optimizer):
         if group["weight_decay"]:
             torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
         if group["adapt"]:
-            torch._foreach_mul_(updates, _trust(weights, updates))
+            grown = [state["from_zero"] for state in states]
+            torch._foreach_mul_(updates, _trust(weights, updates, grown))
         torch._foreach_add_(weights, updates, alpha=-group["lr"])
 
     def _state(self, weight: Tensor) -> dict[str, Any]:
         state = self.state[weight]
         if not state:
             state.update(step=0, mean=torch.zeros_like(weight), square=torch.zeros_like(weight))
+            state["from_zero"] = not bool(weight.any())
         state["step"] += 1
         return state
 
 
-def _trust(weights: Sequence[Tensor], updates: Sequence[Tensor]) -> Any:
-    """|w| / |update| of each, 1 where either is zero."""
+def _trust(weights: Sequence[Tensor], updates: Sequence[Tensor], from_zero: list[bool]) -> Any:
+    """|w| / |update| of each, 1 where either is zero or the weight was at first."""
     sizes, lengths = (torch.stack(torch._foreach_norm(list(x))) for x in (weights, updates))
-    ratios = torch.where((sizes > 0) & (lengths > 0), sizes / lengths, 1.0)
+    scaled = (sizes > 0) & (lengths > 0) & ~torch.tensor(from_zero, device=sizes.device)
+    ratios = torch.where(scaled, sizes / lengths, 1.0)
     return list(ratios.unbind())

@@ -41,7 +41,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "crop": None,
         "zoom_side": 0.2,
         "point_stride": 1,
-        "mvt": {"patch": 8, "cross_layers": 2, "sentence": True},
+        "mvt": {"patch": 8, "cross_layers": 2},
     },
     "paper": {
         "image_size": 224,
@@ -97,10 +97,10 @@ class MvtConfig(BaseModel):
         gt=0,
         description="Channels of the heat-map's convolutions over those of the map.",
     )
-    sentence: bool = Field(
-        default=False,
-        description="Prepend the text tower's pooled vector to its words. Needed where the tower "
-        "is trained, as every parameter must have a part in the loss; ARP reads words alone.",
+    sentence: bool | None = Field(
+        default=None,
+        description="Prepend the text tower's pooled vector to its words. None: where the tower is "
+        "trained, as every parameter must have a part in the loss. ARP reads words alone.",
     )
     rgb_noise: float = Field(
         default=0.05,

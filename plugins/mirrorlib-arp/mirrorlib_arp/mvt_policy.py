@@ -69,6 +69,9 @@ class MvtArp(KeyframePolicy[MvtContext, MvtReading]):
         super().__init__(config, text)
         assert config.mvt is not None
         self.options = config.mvt
+        self.sentence = config.mvt.sentence
+        if self.sentence is None:
+            self.sentence = any(parameter.requires_grad for parameter in text.parameters())
         self.map_width = 2 * config.channels
         wide = config.site in ("stage1_tokens", "stage2_tokens")
         self.representation_dim = config.width if wide else self.map_width
@@ -129,7 +132,7 @@ class MvtArp(KeyframePolicy[MvtContext, MvtReading]):
     ) -> MvtContext:
         encoding, rows = self._encoded(texts, proprioception.device)
         words, mask = encoding.tokens, encoding.mask
-        if self.options.sentence:
+        if self.sentence:
             words = torch.cat([encoding.pooled[:, None].to(words.dtype), words], 1)
             mask = F.pad(mask, (1, 0), value=True)
         return MvtContext(self._state(proprioception), words[rows], mask[rows], seed)

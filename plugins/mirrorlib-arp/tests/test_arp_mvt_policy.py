@@ -25,7 +25,7 @@ SMALL: dict[str, Any] = {
     "channels": 16,
     "chunk_depth": 3,
     "proprioception_dim": 3,
-    "mvt": {"cross_layers": 2, "sentence": True},
+    "mvt": {"cross_layers": 2},
 }
 WORKSPACE = (0.15, -0.4, -0.02, 0.95, 0.4, 0.78)
 

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mirrorlib.errors import UserError
 from mirrorlib.frozen_text import Frozen
 from mirrorlib.interfaces import Text, TextEncoding
 from mirrorlib.tokenizer import VOCABULARY, tokenize
@@ -123,6 +124,11 @@ def build(config: ClipConfig) -> Text:
         sizes = ClipSizes(width, config.layers or 12, heads, config.context_length or 77)
         return ClipText(sizes, config.activation or "quick_gelu")
     found = read_clip(config.weights)
+    if config.heads and found.width % config.heads:
+        raise UserError(
+            f"text clip: heads {config.heads} does not divide the width {found.width} of "
+            f"{config.weights}; leave it out, or give what the model was trained with"
+        )
     sizes = ClipSizes(
         found.width, found.layers, config.heads or found.heads, found.context_length,
         found.vocabulary,

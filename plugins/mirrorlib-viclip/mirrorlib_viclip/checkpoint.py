@@ -170,7 +170,7 @@ class _Shapes:
 def fitted(
     state: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], source: str
 ) -> dict[str, Tensor]:
-    """The state dict in float32, with the shapes that the model has.
+    """A copy of the state dict in float32, with the shapes that the model has.
 
     As in InternVideo (models/utils.py, viclip_vision.py) the embeddings of place are resized by
     bicubic interpolation, but for the class token's; those of time by linear interpolation where
@@ -178,7 +178,7 @@ def fitted(
     UserError, which names `source`, for keys that are missing or too many and for other shapes.
     """
     _check_keys(state, shapes, source)
-    resized = {name: state[name].float().contiguous() for name in shapes}
+    resized = {name: state[name].to(torch.float32, copy=True).contiguous() for name in shapes}
     resized[PLACE] = _resized_places(resized[PLACE], shapes[PLACE][0], source)
     resized[TIME] = _resized_times(resized[TIME], shapes[TIME][1])
     wrong = [

@@ -170,6 +170,12 @@ class ObserverConfig(BaseModel):
         "fraction of the memory.",
     )
 
+    @model_validator(mode="after")
+    def _warm_enough(self) -> Self:
+        if self.temperature is not None and self.temperature < self.temp_min:
+            raise ValueError(f"temperature {self.temperature} is below temp_min {self.temp_min}")
+        return self
+
     def sizes(self) -> dict[str, int]:
         """The single sizes that were given."""
         names = ViCLIPConfig.model_fields.keys() - {"drop_path", "masking_prob", "temp_min"}

@@ -88,7 +88,7 @@ class ViCLIP(nn.Module):
         self, frames: Tensor, *, kept: Tensor | None = None, scale: Tensor | None = None
     ) -> Tensor:
         """The class token (B, W) after the last normalisation. Arguments as in `encode_video`."""
-        if scale is None and self.training and self.config.drop_path:
+        if scale is None and self.vision_encoder.training and self.config.drop_path:
             count = 2 * self.config.vision_layers
             numbers = torch.rand(len(frames), count, device=frames.device)
             scale = self.vision_encoder.drop_path_scale(numbers)

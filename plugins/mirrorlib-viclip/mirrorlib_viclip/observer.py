@@ -56,9 +56,10 @@ class ViCLIPObserver(Observer):
     def forward(self, clips: Clips) -> Encoding:
         """Representation (B, representation_dim) and the task loss of all processes' rows."""
         kept = scale = None
-        if self.training and self.masking_prob:
+        training = self.model.vision_encoder.training
+        if training and self.masking_prob:
             kept = self.model.random_patches(clips.seed, masking_prob=self.masking_prob)
-        if self.training and self.model.config.drop_path:
+        if training and self.model.config.drop_path:
             scale = self.model.random_branches(clips.seed)
         features = self.model.video_features(self._prepared(clips.frames), kept=kept, scale=scale)
         embedding = self.model.embed(features)
@@ -87,7 +88,8 @@ class ViCLIPObserver(Observer):
         return prepare(frames, config.image_size, config.num_frames)
 
     def _frozen_embeddings(self, texts: Sequence[str]) -> Tensor:
-        """Without autocast, so that what is remembered does not depend on who asked first."""
+        """Each text by itself and without autocast, so that what is remembered does not depend on
+        who asked first."""
         parameters = list(self.model.text_encoder.parameters())
         versions = sum(parameter._version for parameter in parameters)
         stamp = (id(parameters[0]), versions, parameters[0].device, parameters[0].dtype)
@@ -101,6 +103,5 @@ class ViCLIPObserver(Observer):
                 torch.no_grad(),
                 torch.autocast(device, enabled=False),
             ):
-                embeddings = self.model.encode_text(unknown)
-            self._remembered |= dict(zip(unknown, embeddings, strict=True))
+                self._remembered |= {text: self.model.encode_text([text])[0] for text in unknown}
         return torch.stack([self._remembered[text] for text in texts])

@@ -75,6 +75,15 @@ def test_half_precision_is_read_as_float32(state, tmp_path):
         assert tensor.dtype == torch.float32 and torch.equal(tensor, half[name].float())
 
 
+def test_a_model_does_not_share_its_weights(state):
+    one, other = (ViCLIP.from_state_dict(state, CONFIG) for _ in range(2))
+    before = state["temp"].clone()
+    with torch.no_grad():
+        for parameter in one.parameters():
+            parameter += 1
+    assert torch.equal(other.temp, before) and torch.equal(state["temp"], before)
+
+
 @pytest.mark.parametrize("preset", ["b16", "l14"])
 def test_published_sizes_are_told_from_shapes(preset):
     with torch.device("meta"):

@@ -100,6 +100,24 @@ def test_training_is_masked_and_dropped_by_the_rows_seeds_and_evaluation_is_not(
     torch.testing.assert_close(still(batch).representation, still.encode_video(batch.frames))
 
 
+def test_a_frozen_video_tower_is_neither_masked_nor_dropped():
+    """Frozen by recipe: its module stays in evaluation mode while the observer trains."""
+    model = observer(tuning="full", masking_prob=0.5, drop_path=0.5).train()
+    trained = model(clips()).representation
+    model.model.vision_encoder.eval()
+    still = model(clips()).representation
+    torch.testing.assert_close(still, model.eval()(clips()).representation)
+    assert not torch.allclose(trained, still)
+
+
+def test_a_frozen_text_does_not_depend_on_its_company():
+    texts = ["push", "open the top drawer and put the red block into it, slowly", "turn left"]
+    together = observer(tuning="frozen_text").encode_text(texts)
+    model = observer(tuning="frozen_text")
+    alone = torch.cat([model.encode_text([text]) for text in reversed(texts)]).flip(0)
+    assert torch.equal(together, alone)
+
+
 def test_frozen_texts_are_encoded_once(monkeypatch):
     model = observer(tuning="frozen_text")
     asked: list[list[str]] = []
@@ -114,7 +132,7 @@ def test_frozen_texts_are_encoded_once(monkeypatch):
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         first = model.encode_text(names).clone()
     again = model.encode_text([*names, "right"])
-    assert asked == [["left", "up"], ["right"]]
+    assert asked == [["left"], ["up"], ["right"]]
     assert torch.equal(again[:3], first) and not again.requires_grad
     assert first.dtype == torch.float32
     torch.testing.assert_close(again, plain(model.model, [*names, "right"]).detach())

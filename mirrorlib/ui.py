@@ -21,9 +21,9 @@ VIEW = "mirrorlib-arms"
 """The name under which the experiment keeps what the page of curves shows."""
 TABLE = ("tags.`arm`", "tags.`seed`", "metrics.`eval/success_rate`",
          "metrics.`eval/recognition_accuracy`", "attributes.`Dataset`")  # fmt: skip
-CHARTS = "^train/.+/loss$"
-"""Which curves are drawn first: a search that the page shows, and that can be cleared. The sum of
-the losses is not among them: its terms are not the same in every arm."""
+CHARTS = "^train/(observer|executor)/loss$"
+"""Which curves are drawn first: a search that the page shows, and that can be cleared. These two
+mean the same in every arm, unlike the alignment's loss and the sum."""
 HOST = "127.0.0.1"
 
 

@@ -9,10 +9,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from mirrorlib.tracing import constant
+
 SCENES = "scenes-2"
 """Changed whenever test scenes had a part in a choice, so that those measured on are unseen."""
 
 
+@constant
 def derive_seed(*names: object) -> int:
     """A seed in [0, 2^63) hashed from names, such as (task, variation, split, index)."""
     digest = hashlib.sha256("\x1f".join(map(str, names)).encode()).digest()

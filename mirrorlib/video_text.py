@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mirrorlib.interfaces import Clips, Encoding, Observer, Text
 from mirrorlib.randomness import derive_seed, uniform
+from mirrorlib.tracing import untraced
 from mirrorlib.training.world import gather_rows, row_counts
 from mirrorlib.video_text_config import Representation
 
@@ -121,6 +122,7 @@ def video_text_loss(
     return loss, correct.to(dtype).mean()
 
 
+@untraced
 def global_video_text_loss(
     video: Tensor, text: Tensor, instructions: Sequence[str], scale: Tensor
 ) -> tuple[Tensor, Tensor]:

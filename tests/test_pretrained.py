@@ -28,6 +28,8 @@ def test_files_of_either_kind_hold_the_same(tmp_path: Path):
     save_file(state, tmp_path / "a.safetensors")
     torch.save(state, tmp_path / "b.pt")
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "c.pt")
+    torch.save({"model": state, "optimizer": {}}, tmp_path / "e.pth")
+    torch.save({"module": state, "step": 3}, tmp_path / "f.pth")
     torch.save({f"module.{name}": state[name] for name in state}, tmp_path / "d.pth")
     for file in tmp_path.iterdir():
         read = read_weights(file)
@@ -41,6 +43,7 @@ def test_files_of_either_kind_hold_the_same(tmp_path: Path):
         ({}, "holds no state_dict, but a dict"),
         ([1, 2], "holds no state_dict, but a list"),
         ({"a": torch.ones(1), "b": 3}, "'b' is no tensor"),
+        ({"a": torch.ones(1), 3: torch.ones(1)}, "3 is no tensor"),
     ],
 )
 def test_files_without_weights(tmp_path: Path, content: object, problem: str):
@@ -61,6 +64,15 @@ def test_code_in_a_file_never_runs(tmp_path: Path):
         assert len(caught.value.lines) == 1 and len(caught.value.lines[0]) < 500
 
 
+def test_what_would_run_and_what_is_not_there_is_named(tmp_path: Path):
+    torch.save({"a": Harmful()}, tmp_path / "zip.pt")
+    with pytest.raises(UserError, match=r"zip\.pt: .*asks for [\w.]*exec, which would run code"):
+        read_weights(tmp_path / "zip.pt")
+    for name in ("absent.pt", "absent.safetensors"):
+        with pytest.raises(UserError, match=rf"{name}: no such file"):
+            read_weights(tmp_path / name)
+
+
 def test_every_misfit_is_named_in_one_line():
     module = network()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
@@ -71,7 +83,8 @@ def test_every_misfit_is_named_in_one_line():
         load_whole(module, state, "file.pt", "a small network")
     assert caught.value.lines == [
         "file.pt does not hold the weights of a small network: missing 0.weight; "
-        "surplus 0.weihgt; of another shape 1.weight (2, 5) for (2, 4)"
+        "surplus 0.weihgt; of another shape 1.weight (2, 5) for (2, 4); rename or remove what "
+        "differs, or build the sizes that it was trained with"
     ]
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
     many = {f"layer.{number}": torch.ones(1) for number in range(300)}

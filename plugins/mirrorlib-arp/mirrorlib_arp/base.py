@@ -14,6 +14,7 @@ from torch import Tensor
 from mirrorlib.errors import UserError
 from mirrorlib.interfaces import Encoding, Executor, Observations, Steps, Text, TextEncoding
 from mirrorlib.randomness import uniform
+from mirrorlib.tracing import untraced
 from mirrorlib_arp import heatmaps
 from mirrorlib_arp.clouds import Cloud, cloud_of
 from mirrorlib_arp.config import ArpConfig
@@ -179,6 +180,7 @@ class KeyframePolicy(Executor, Generic[ContextT, ReadingT]):
         rotation = bins_from_quaternion(action[:, 3:7], self.config.rotation_bins)
         return torch.cat([rotation, (action[:, 7:] > 0.5).long()], 1)
 
+    @untraced
     def _encoded(self, texts: Sequence[str], device: torch.device) -> tuple[TextEncoding, Tensor]:
         """Each distinct wording encoded once, and which of them each row has, (B,)."""
         distinct = {text: index for index, text in enumerate(dict.fromkeys(texts))}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mirrorlib.interfaces import Observations, Steps
 from mirrorlib.randomness import uniform
+from mirrorlib.tracing import untraced
 from mirrorlib_arp.rotation import multiply
 
 
@@ -99,6 +100,7 @@ def noisy(rgb: Tensor, seed: Tensor, amount: float) -> Tensor:
     return (noise * 2 - 1) * (255 * amount) + rgb
 
 
+@untraced
 def cloud_of(
     observations: Observations,
     workspace: tuple[float, float, float, float, float, float],

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mirrorlib.randomness import derive_seed, uniform
+from mirrorlib_arp.dropout import RowDropout
 from mirrorlib_arp.renderer import VIEWS, WIDE_CHANNELS
 
 
@@ -88,7 +88,8 @@ class Mvt(nn.Module):
         visual = torch.cat([visual, state.to(visual.dtype)], 2) + self.position
         tokens, words = self.inwards(visual), self.inwards(self.words(context.words))
 
-        dropout = RowDropout(self.dropout if self.training else 0.0, context.seed)
+        drops = self.training and context.seed is not None
+        dropout = RowDropout(self.dropout if drops else 0.0, context.seed)
         for number, layer in enumerate(self.layers):
             if number == self.within:
                 tokens = torch.cat([words, tokens], 1)
@@ -132,34 +133,3 @@ class GatedBlock(nn.Module):
         tokens = tokens + dropout(merged, f"{name} attention")
         values, gates = self.gated(self.norm_network(tokens)).chunk(2, -1)
         return tokens + dropout(self.network(values * F.gelu(gates)), f"{name} network")
-
-
-@dataclass(frozen=True)
-class RowDropout:
-    """Dropout whose masks come from the rows' own seeds, so that results do not depend on how
-    rows are spread over processes. Cheap in 32 bits: a number for each token of a row and one
-    for each channel, mixed by a multiplicative hash.
-
-    seed: (B,) int64; None: nothing is dropped.
-    """
-
-    share: float
-    seed: Tensor | None
-
-    def __call__(self, tokens: Tensor, stream: str) -> Tensor:
-        """tokens: (B, N, D). stream: names the place, which has masks of its own."""
-        if self.seed is None or not self.share:
-            return tokens
-        length, width = tokens.shape[1:]
-        token = _integers(uniform(self.seed, length, f"{stream} tokens"))
-        key = torch.full_like(self.seed[:1], derive_seed(stream))
-        mixed = token[:, :, None] ^ _integers(uniform(key, width, "channels"))
-        mixed = mixed * -1640531535
-        mixed = (mixed ^ ((mixed >> 15) & 0x1FFFF)) * -2048144777
-        kept = mixed >= int(self.share * 2**32) - 2**31
-        return tokens * kept * (1 / (1 - self.share))
-
-
-def _integers(number: Tensor) -> Tensor:
-    """Numbers in [0, 1) with 24 bits as int32 of which all bits vary."""
-    return (number * 2**24).int() * -1028477379

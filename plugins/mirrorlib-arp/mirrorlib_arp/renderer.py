@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mirrorlib.tracing import untraced
 from mirrorlib_arp.clouds import Cloud
 
 AXES = ((0, 1, 2), (1, 2, 0), (0, 2, 1))
@@ -55,6 +56,7 @@ def from_cube(coordinates: Tensor, centre: Tensor, side: float) -> Tensor:
     return (coordinates - 0.5) * side + centre
 
 
+@untraced
 @torch.no_grad()
 def render(cloud: Cloud, centre: Tensor, side: float, size: int) -> Tensor:
     """Each pixel shows the nearest point that falls into it; of equally near ones the last.
@@ -71,6 +73,7 @@ def render(cloud: Cloud, centre: Tensor, side: float, size: int) -> Tensor:
     return image.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
 
 
+@untraced
 @torch.no_grad()
 def render_wide(cloud: Cloud, centre: Tensor, side: float, size: int) -> Tensor:
     """The same views with the ten channels of RVT-2 and ARP. Arguments as of `render`.

@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from mirrorlib.interfaces import Encoding, Steps, Text, TextEncoding
 from mirrorlib.randomness import derive_seed
-from mirrorlib_arp.clouds import cloud_of
+from mirrorlib_arp import heatmaps
+from mirrorlib_arp.clouds import Cloud, cloud_of
 from mirrorlib_arp.config import MVT_SITES, ArpConfig
 from mirrorlib_arp.mvt_policy import DECODED, MvtArp, MvtReading
-from mirrorlib_arp.renderer import AXES, from_cube, to_cube
+from mirrorlib_arp.renderer import AXES, from_cube, render_wide, to_cube
 
 TEXTS = ["push the red button", "open it", "turn the left tap", "stack two blue blocks now"]
 SMALL: dict[str, Any] = {
@@ -269,6 +271,66 @@ def test_the_target_turns_with_the_scene() -> None:
         distances.append(heights)
     torch.testing.assert_close(distances[2], distances[0], rtol=0, atol=1e-6)
     torch.testing.assert_close(distances[3], distances[1], rtol=0, atol=1e-6)
+
+
+MARKER = (13, 200, 77)
+
+
+def marked(steps: Steps) -> Steps:
+    """In float64, with a spike of its own colour on each box, at whose tip to act."""
+    tips = []
+    depth, rgb, camera = steps.depth.double(), steps.rgb.clone(), steps.extrinsics[0, 0].double()
+    for row in range(len(depth)):
+        v, u = (depth[row, 0] < 1.15).nonzero()[21].tolist()
+        depth[row, :, v, u] -= 0.05
+        rgb[row, :, :, v, u] = torch.tensor(MARKER, dtype=torch.uint8)
+        far = depth[row, 0, v, u].item()
+        tips.append([(u + 0.5 - 16) / 40 * far, (16 - v - 0.5) / 40 * far, -far])
+    place = camera[:3, 3] + torch.tensor(tips, dtype=torch.float64)
+    action = torch.cat([place, steps.action[:, 3:].double()], 1)
+    lenses = {"intrinsics": steps.intrinsics.double(), "extrinsics": steps.extrinsics.double()}
+    return replace(steps, depth=depth, rgb=rgb, action=action, **lenses)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_views_show_the_target_where_heat_maps_point(
+    training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through `forward`, in both stages, moved or not: cloud and target in float64, then pixels."""
+    rendered: list[tuple[Cloud, Tensor, float, Tensor]] = []
+    targets: list[Tensor] = []
+
+    def render(cloud: Cloud, centre: Tensor, side: float, size: int) -> Tensor:
+        views = render_wide(cloud, centre, side, size)
+        rendered.append((cloud, centre, side, views))
+        return views
+
+    def loss(maps: Tensor, target: Tensor) -> Tensor:
+        targets.append(target)
+        return plain_loss(maps, target)
+
+    size, rows, plain_loss = 112, 12, heatmaps.loss
+    steps = marked(replace(scene(rows), seed=torch.arange(rows) * 31 + 5))
+    options = {"shift": 0.05, "shift_z": 0.03, "mvt": {"rgb_noise": 0.0}}
+    module = policy(image_size=size, **options).train(training)
+    monkeypatch.setattr("mirrorlib_arp.mvt_policy.render_wide", render)
+    monkeypatch.setattr("mirrorlib_arp.base.heatmaps.loss", loss)
+    with torch.no_grad():
+        module(steps)
+    after = module._augmented(steps) if training else steps
+    marker = torch.tensor(MARKER)
+    for (cloud, centre, side, views), target in zip(rendered, targets, strict=True):
+        tips = (cloud.colours.int() == marker).all(1)
+        points, of = cloud.points[tips], cloud.rows[tips]
+        assert of.tolist() == sorted([*range(rows)] * 2)
+        torch.testing.assert_close(points, after.action[of, :3], rtol=0, atol=1e-9)
+        exact = to_cube(after.action[:, :3], centre, side) * size
+        for view, (row, column, _) in enumerate(AXES):
+            peak = target[:, view].flatten(1).argmax(1)
+            pixel = torch.stack([peak // size, peak % size], 1)
+            assert (pixel + 0.5 - exact[:, [row, column]]).abs().max() <= 0.5 + 1e-4
+            shown = views[torch.arange(rows), view, 3:6, pixel[:, 0], pixel[:, 1]]
+            torch.testing.assert_close(shown, (marker / 127.5 - 1).expand(rows, 3))
 
 
 def test_a_planted_point_is_recovered_through_both_stages() -> None:

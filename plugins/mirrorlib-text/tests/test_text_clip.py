@@ -152,7 +152,7 @@ def test_a_wrong_key_is_named(tmp_path: Path):
     state = openai_names(reference())
     state["transformer.resblocks.1.ln_1.wieght"] = state.pop("transformer.resblocks.1.ln_1.weight")
     torch.save(state, tmp_path / "weights.pt")
-    message = r"weights\.pt does not hold.*missing .*1\.ln_1\.weight; surplus .*1\.ln_1\.wieght$"
+    message = r"weights\.pt does not hold.*missing .*1\.ln_1\.weight; surplus .*1\.ln_1\.wieght;"
     with pytest.raises(UserError, match=message) as caught:
         build(tmp_path / "weights.pt")
     assert len(caught.value.lines) == 1

@@ -8,7 +8,8 @@ import torch
 from pydantic import ValidationError
 
 from mirrorlib.errors import UserError
-from mirrorlib_viclip.checkpoint import inferred, located, read
+from mirrorlib.pretrained import read_weights
+from mirrorlib_viclip.checkpoint import inferred, located
 from mirrorlib_viclip.config import ObserverConfig, ViCLIPConfig
 from mirrorlib_viclip.model import ViCLIP
 from mirrorlib_viclip.observer import ViCLIPObserver
@@ -41,7 +42,7 @@ def _model(config: ObserverConfig) -> ViCLIP:
     if config.weights is None:
         return ViCLIP(sizes)
     path = located(config.weights)
-    state = read(path)
+    state = read_weights(path)
     if config.preset is None:
         sizes = inferred(state, str(path), **changes)
     return ViCLIP.from_state_dict(state, sizes, str(path))

@@ -1,10 +1,8 @@
-"""Published weights: read without running code, sizes from shapes, embeddings resized."""
+"""Published weights: where they are, sizes from shapes, embeddings resized."""
 
 from __future__ import annotations
 
 import math
-import os
-import pickle
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -16,14 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mirrorlib.errors import UserError, suggestion
+from mirrorlib.pretrained import refuse_misfits
 from mirrorlib_viclip.config import ViCLIPConfig
 
 HEAD_WIDTH = 64
 PLACE = "vision_encoder.positional_embedding"
 TIME = "vision_encoder.temporal_positional_embedding"
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
-_SHOWN = 3
-"""Keys named in a message; the others are counted."""
 
 
 def located(weights: str) -> Path:
@@ -50,56 +47,6 @@ def located(weights: str) -> Path:
             f"weights {weights}: {name} of {repository} cannot be fetched ({reason}); "
             "download the file elsewhere and give its path"
         ) from None
-
-
-def read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Names to tensors of a `.safetensors` file, or of what torch.save wrote: a state dict, or one
-    under "model" or "module". Raises UserError where the file is missing, is none of these, or
-    asks for code to be run."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give a .pth or .safetensors checkpoint of ViCLIP")
-    content: Any = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
-    for wrapper in ("model", "module"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not content:
-        raise UserError(f"{path}: holds no state dict, flat or under 'model' or 'module'")
-    for name, tensor in content.items():
-        if not (isinstance(name, str) and isinstance(tensor, Tensor)):
-            raise UserError(
-                f"{path}: {name!r} is no tensor; expected a state dict, flat or under 'model' or "
-                "'module'"
-            )
-    return dict(content)
-
-
-def _safetensors(path: Path) -> Any:
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except Exception as error:
-        raise UserError(f"{path}: is no safetensors file ({_first_line(error)})") from None
-
-
-def _pickled(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if wanted is None:
-            raise UserError(f"{path}: is no checkpoint that torch.save wrote") from None
-        raise UserError(
-            f"{path}: refused, since it asks for {wanted[1]} and would run code; save its state "
-            "dict alone, as .pth or .safetensors"
-        ) from None
-    except Exception as error:
-        raise UserError(f"{path}: is no checkpoint ({_first_line(error)})") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def inferred(state: Mapping[str, Tensor], source: str, **known: Any) -> ViCLIPConfig:
@@ -177,41 +124,13 @@ def fitted(
     there are to be more, and the first ones are kept where there are to be fewer. Raises
     UserError, which names `source`, for keys that are missing or too many and for other shapes.
     """
-    _check_keys(state, shapes, source)
-    resized = {name: state[name].to(torch.float32, copy=True).contiguous() for name in shapes}
-    resized[PLACE] = _resized_places(resized[PLACE], shapes[PLACE][0], source)
-    resized[TIME] = _resized_times(resized[TIME], shapes[TIME][1])
-    wrong = [
-        f"{name!r} has shape {list(state[name].shape)}, expected {list(shapes[name])}"
-        for name, tensor in resized.items()
-        if tensor.shape != torch.Size(shapes[name])
-    ]
-    if wrong:
-        raise UserError(f"{source}: {_some(wrong)}; give the sizes it was trained with")
-    return resized
-
-
-def _check_keys(
-    state: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], source: str
-) -> None:
-    missing = [name for name in shapes if name not in state]
-    surplus = [name for name in state if name not in shapes]
-    problems = []
-    if missing:
-        problems.append(f"lacks {_some([repr(name) for name in missing])}")
-    if surplus:
-        problems.append(f"has {_some([repr(name) for name in surplus])}, not a key of ViCLIP")
-    if problems:
-        close = suggestion(missing[0], surplus) if missing else ""
-        raise UserError(
-            f"{source}: {'; '.join(problems)}{close}; expected {len(shapes)} keys, found "
-            f"{len(state)}: rename or remove them, or give the sizes it was trained with"
-        )
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    resized = dict(state)
+    if PLACE in state:
+        resized[PLACE] = _resized_places(state[PLACE].float(), shapes[PLACE][0], source)
+    if TIME in state:
+        resized[TIME] = _resized_times(state[TIME].float(), shapes[TIME][1])
+    refuse_misfits(resized, shapes, source, "this ViCLIP")
+    return {name: resized[name].to(torch.float32, copy=True).contiguous() for name in shapes}
 
 
 def _grid(places: int, source: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -12,9 +13,10 @@ from torch.nn import functional as F
 
 from mirrorlib import tokenizer
 from mirrorlib.errors import UserError
+from mirrorlib.pretrained import read_weights
 from mirrorlib.randomness import uniform
 from mirrorlib.video_text import video_text_loss
-from mirrorlib_viclip.checkpoint import fitted, inferred, read
+from mirrorlib_viclip.checkpoint import fitted, inferred
 from mirrorlib_viclip.config import ViCLIPConfig
 from mirrorlib_viclip.towers import TextTower, VideoTower
 from mirrorlib_viclip.zero_shot import TEMPLATES, mean_similarities
@@ -56,7 +58,7 @@ class ViCLIP(nn.Module):
         sizes = {name: size for name, size in wanted.items() if size is not None}
         if config is not None:
             sizes = dict(config) | sizes
-        state = read(path)
+        state = read_weights(Path(path))
         return cls.from_state_dict(state, inferred(state, str(path), **sizes), str(path))
 
     @classmethod

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mirrorlib import UserError
 from mirrorlib_viclip import ViCLIP, ViCLIPConfig
-from mirrorlib_viclip.checkpoint import inferred, located, read
+from mirrorlib_viclip.checkpoint import inferred, located
 
 SIZES = {
     "image_size": 32,
@@ -175,22 +175,21 @@ def test_one_wrong_key_is_named(state, tmp_path, right, wrong, configured):
     path = save(tmp_path / "stranger.pth", {"model": renamed})
     options = {"config": CONFIG} if configured else {}
     text = message(ViCLIP.from_checkpoint, path, **options)
-    assert "stranger.pth" in text and f"lacks {right!r}" in text
-    assert f"did you mean {wrong!r}?" in text
+    assert "stranger.pth" in text and right in text and wrong in text
 
 
 def test_missing_surplus_and_misshapen_tensors_are_named(state, tmp_path):
     lacking = {name: tensor for name, tensor in state.items() if name != "temp"}
     text = message(ViCLIP.from_checkpoint, save(tmp_path / "a.pth", lacking))
-    assert "lacks 'temp'" in text and f"expected {len(state)} keys" in text
+    assert "a.pth does not hold the weights of this ViCLIP: missing temp; rename" in text
     more = state | {"vision_encoder.head.weight": torch.zeros(2)}
     text = message(ViCLIP.from_checkpoint, save(tmp_path / "b.pth", more))
-    assert "has 'vision_encoder.head.weight', not a key of ViCLIP" in text
+    assert "ViCLIP: surplus vision_encoder.head.weight; rename" in text
     other = state | {"vision_encoder.ln_post.bias": torch.zeros(7)}
     text = message(ViCLIP.from_checkpoint, save(tmp_path / "c.pth", other))
-    assert "'vision_encoder.ln_post.bias' has shape [7], expected [64]" in text
+    assert "ViCLIP: of another shape vision_encoder.ln_post.bias (7,) for (64,); rename" in text
     text = message(ViCLIP.from_checkpoint, tmp_path / "c.pth", config=ViCLIPConfig())
-    assert "lacks" in text and "more" in text
+    assert "missing vision_encoder.transformer.resblocks.2." in text and "in all)" in text
 
 
 class Evil:
@@ -206,7 +205,7 @@ class Evil:
 def test_code_is_never_run(state, tmp_path):
     path = save(tmp_path / "evil.pth", {"model": state, "args": Evil(tmp_path / "ran")})
     text = message(ViCLIP.from_checkpoint, path)
-    assert "evil.pth" in text and "mkdir" in text and "refused" in text
+    assert "evil.pth" in text and "mkdir" in text and "safely" in text
     assert not (tmp_path / "ran").exists()
 
 
@@ -214,14 +213,14 @@ def test_code_is_never_run(state, tmp_path):
 def test_what_is_no_checkpoint_is_refused(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b"" if name.startswith("empty") else b"video killed the radio star" * 9)
-    assert name in message(read, path) and "no" in message(read, path)
+    assert f"{name}: holds no weights" in message(ViCLIP.from_checkpoint, path)
 
 
 def test_what_holds_no_state_dict_is_refused(tmp_path):
     for content in ([1, 2], {}, {"model": {"epoch": 3}}, {"epoch": 3}):
-        text = message(read, save(tmp_path / "other.pth", content))
-        assert "other.pth" in text and "state dict" in text
-    assert "no such file" in message(read, tmp_path / "absent.pth")
+        text = message(ViCLIP.from_checkpoint, save(tmp_path / "other.pth", content))
+        assert "other.pth" in text and "no state_dict" in text
+    assert "no such file" in message(ViCLIP.from_checkpoint, tmp_path / "absent.pth")
 
 
 def test_weights_by_path_or_by_name(tmp_path, monkeypatch):

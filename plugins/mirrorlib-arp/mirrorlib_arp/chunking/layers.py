@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mirrorlib.errors import UserError, suggestion
-from mirrorlib.randomness import uniform
+from mirrorlib_arp.dropout import RowDropout
 
 
 class Masked(NamedTuple):
@@ -52,24 +52,6 @@ class Layer:
 
     context: str | None = None
     mode: Literal["residual", "adaln"] = "residual"
-
-
-@dataclass(frozen=True)
-class Dropout:
-    """Dropout whose masks come from the rows' own seeds, so that results do not depend on how
-    rows are spread over processes. seed: (B,) int64; None: from torch's generator."""
-
-    share: float
-    seed: Tensor | None
-
-    def __call__(self, tokens: Tensor, stream: str) -> Tensor:
-        """tokens: (B, N, D). stream: names the place, which has a mask of its own."""
-        if not self.share:
-            return tokens
-        if self.seed is None:
-            return F.dropout(tokens, self.share)
-        numbers = uniform(self.seed, tokens[0].numel(), f"chunking dropout {stream}")
-        return tokens * (numbers.view_as(tokens) >= self.share) / (1 - self.share)
 
 
 class CrossAttention(nn.Module):
@@ -127,7 +109,7 @@ class Block(nn.Module):
         tokens: Tensor,
         mask: Tensor,
         context: tuple[Tensor, Tensor | None] | None,
-        dropout: Dropout,
+        dropout: RowDropout,
         stream: str,
     ) -> Tensor:
         """tokens: (B, N, D). mask: (N, N) bool, True where a row may read a column. context:
@@ -143,7 +125,7 @@ class Block(nn.Module):
         return tokens + dropout(self.network(self.norm_network(tokens)), f"{stream} network")
 
     def _modulated(
-        self, tokens: Tensor, mask: Tensor, reading: Tensor, dropout: Dropout, stream: str
+        self, tokens: Tensor, mask: Tensor, reading: Tensor, dropout: RowDropout, stream: str
     ) -> Tensor:
         assert self.modulation is not None
         vectors = self.modulation(F.silu(reading)).chunk(6, -1)

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from mirrorlib.errors import UserError, suggestion
 from mirrorlib_arp.chunking.embeddings import Embedding
 from mirrorlib_arp.chunking.heads import Head
-from mirrorlib_arp.chunking.layers import Block, Contexts, Dropout, Layer, tokens_of
+from mirrorlib_arp.chunking.layers import Block, Contexts, Layer, tokens_of
 from mirrorlib_arp.chunking.layout import Layout, Plan, plan_of, visible
 from mirrorlib_arp.chunking.tokens import TokenType, Values, check, checked, rows_of
+from mirrorlib_arp.dropout import RowDropout
 
 
 @dataclass(frozen=True)
@@ -206,12 +207,12 @@ class ChunkingTransformer(nn.Module):
         rows = rows_of(values, contexts)
         empty = self._empty(plan, slots).expand(rows, -1, -1)
         tokens = torch.cat([*self._known(plan, values, contexts, known, rows), empty], 1)
-        dropout = Dropout(self.dropout if self.training else 0.0, seed)
-        tokens = dropout(tokens, "tokens")
+        dropout = RowDropout(self.dropout if self.training else 0.0, seed)
+        tokens = dropout(tokens, "chunking")
         mask = visible(plan, self.blocked, known, tuple(slots), tokens.device)
         for index, (layer, block) in enumerate(zip(self.layers, self.blocks, strict=True)):
             context = tokens_of(contexts, layer.context) if layer.context else None
-            tokens = block(tokens, mask, context, dropout, str(index))
+            tokens = block(tokens, mask, context, dropout, f"chunking {index}")
         return _by_type(self.norm(tokens[:, known:]), [plan.kinds[token] for token in slots])
 
     def _known(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,7 +46,7 @@ class Parts:
 def assemble(recipe: Recipe) -> Parts:
     """Builds what the recipe names. Raises UserError where this machine, the launcher or the
     source cannot give what it asks for."""
-    installed().require(recipe.distributions)
+    installed().require(recipe.offers)
     accelerator = start_accelerator(recipe)
     with seeded(recipe.seed, "source"):
         source: Source = build_section("source", recipe.source)
@@ -78,10 +79,15 @@ def prepare_cache(parts: Parts) -> Cache:
     """Records what the cache lacks, every process its share, and waits for the others."""
     recipe, accelerator = parts.recipe, parts.accelerator
     cache = open_cache(recipe, parts.source, parts.properties)
-    missing = agree(accelerator, cache.missing)
-    mine = missing[accelerator.process_index :: accelerator.num_processes]
-    cache.record(mine, recording_workers(recipe), accelerator.is_main_process)
-    accelerator.wait_for_everyone()
+    with ExitStack() as stack:
+        missing, cache.skipped = agree(
+            accelerator, lambda: (stack.enter_context(cache.lacking()), cache.skipped)
+        )
+        mine = missing[accelerator.process_index :: accelerator.num_processes]
+        cache.record(mine, recording_workers(recipe), accelerator.is_main_process)
+        accelerator.wait_for_everyone()
+    for skipped in gather_object([cache.skipped]):
+        cache.skipped |= skipped
     counts = {split: len(cache.episodes(split)) for split in ("train", recipe.evaluation.split)}
     if any(others != counts for others in gather_object([counts])):
         raise UserError(
@@ -98,9 +104,10 @@ def prepare_cache(parts: Parts) -> Cache:
 
 def open_cache(recipe: Recipe, source: Source, properties: DataProperties) -> Cache:
     """The recipe's cache; nothing is recorded."""
-    root = Path(recipe.data.cache) if recipe.data.cache else default_folder()
-    layout = Layout(recipe.data.clip_frames, tuple(recipe.data.clip_cameras), properties.cameras)
-    return Cache(root, recipe.source.name, source, layout)
+    data = recipe.data
+    root = Path(data.cache) if data.cache else default_folder()
+    layout = Layout(data.clip_frames, tuple(data.clip_cameras), properties.cameras)
+    return Cache(root, recipe.source.name, source, layout, data.broken)
 
 
 def planned_batches(recipe: Recipe, cache: Cache, accelerator: Accelerator) -> PlannedBatches:
@@ -114,6 +121,7 @@ def planned_batches(recipe: Recipe, cache: Cache, accelerator: Accelerator) -> P
         steps=steps * recipe.train.accumulation,
         pairing=recipe.pairing,
         seed=recipe.seed,
+        sampling=recipe.batch.sampling,
     )
     fewest, needed = min(int(plan.aligned.sum()) for plan in plans), recipe.objective.minimum_rows
     if fewest < needed:

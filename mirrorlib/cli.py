@@ -12,6 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import mirrorlib
 from mirrorlib.errors import RecipeError, UserError
@@ -105,6 +106,10 @@ def _parser() -> argparse.ArgumentParser:
     plugins.add_argument("--no-plugins", action="store_true", help="load none")
     add("doctor", _doctor)
     add_recipe_arguments(add("record", _record))
+    data = add("data", _data).add_subparsers(metavar="check", required=True).add_parser("check")
+    data.add_argument("target", metavar="TARGET", help="a recipe, or a folder of demonstrations")
+    data.add_argument("overrides", metavar="a.b=c", nargs="*", help=OVERRIDE_HELP)
+    data.add_argument("--source", metavar="NAME", help="what reads the folder, of several")
     evaluate = add("evaluate", _evaluate)
     evaluate.add_argument("checkpoint", metavar="CHECKPOINT", help="its folder, or its run's")
     evaluate.add_argument("overrides", metavar="a.b=c", nargs="*", help=OVERRIDE_HELP)
@@ -134,11 +139,12 @@ def _check(arguments: argparse.Namespace) -> None:
     from mirrorlib.recipe import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    sections = recipe.components
-    installed().require(recipe.distributions, slow=False)
-    components = ", ".join(f"{kind} {section.name}" for kind, section in sections.items())
+    installed().require(recipe.offers, slow=False)
+    components = ", ".join(f"{kind} {named.name}" for kind, named in recipe.components.items())
     size = f"{recipe.batch.instructions} x {recipe.batch.episodes} pairs"
     print(f"ok: {recipe.name}: {components}; {recipe.train.steps} steps of {size}; {recipe.sha}")
+    if recipe.resampling:
+        print(f"note: {recipe.resampling}")
 
 
 def _plugins(arguments: argparse.Namespace) -> None:
@@ -153,7 +159,6 @@ def _plugins(arguments: argparse.Namespace) -> None:
         else:
             print("no plugin is installed; install one with `pip install NAME`")
         return
-
     width = max((len(c.name) for row in rows for _, c in row.components), default=0)
     for row in rows:
         reason = f": {row.reason}" if row.reason else ""
@@ -202,10 +207,15 @@ def _record(arguments: argparse.Namespace) -> None:
     pipeline.record(recipe)
 
 
+def _data(arguments: argparse.Namespace) -> None:
+    """Read every episode of a recipe or a folder, and report all that are broken at once."""
+    from mirrorlib.data.check import check
+
+    check(arguments.target, arguments.overrides, arguments.source)
+
+
 def _evaluate(arguments: argparse.Namespace) -> None:
     """Evaluate a checkpoint as its recipe says; the report has a run folder of its own."""
-    from pathlib import Path
-
     from mirrorlib import pipeline
 
     pipeline.evaluate(Path(arguments.checkpoint), arguments.overrides)
@@ -225,7 +235,7 @@ def _suite(arguments: argparse.Namespace) -> None:
     if arguments.print:
         print_lines(suite)
         return
-    installed().require({name for run in suite.runs for name in run.recipe.distributions})
+    installed().require({offer for run in suite.runs for offer in run.recipe.offers})
     run_suite(suite)
 
 
@@ -255,8 +265,6 @@ def _figures(arguments: argparse.Namespace) -> None:
 
 def _export(arguments: argparse.Namespace) -> None:
     """Write a trained model into a folder that loads without its run: weights, recipe, card."""
-    from pathlib import Path
-
     from mirrorlib.export import CARD, export
 
     out = export(Path(arguments.run), Path(arguments.out))

@@ -294,7 +294,7 @@ def _examined(examination: Examination) -> Finding:
     problem = examination.problem()
     if problem is None:
         return "ok", examination.distribution
-    status: Status = "optional" if examination.check.optional else "mend"
+    status: Status = "mend" if examination.check.needed_by is None else "optional"
     return status, f"{examination.distribution}: {problem}"
 
 

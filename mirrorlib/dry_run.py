@@ -52,6 +52,9 @@ class Excerpt(Source):
     def fingerprint(self) -> Mapping[str, Any]:
         return self.source.fingerprint()
 
+    def stamp(self, key: EpisodeKey) -> str:
+        return self.source.stamp(key)
+
 
 def dry_run(recipe: Recipe) -> None:
     """Records what one batch needs, trains two steps, saves, evaluates with one action a scene;

@@ -7,24 +7,19 @@ from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
-    """Something the user can mend. The message says what, where and what to do, on one line."""
+    """What the user can mend. Each argument is a problem: what, where, and what to do about it."""
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.args)
 
     @property
     def lines(self) -> Sequence[str]:
         """One line for each problem."""
-        return [" ".join(str(self).split())]
+        return [" ".join(str(problem).split()) for problem in self.args]
 
 
 class RecipeError(UserError):
     """Every problem of one recipe at once, each as `file:line:column: what; what to do`."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = list(problems)
-
-    @property
-    def lines(self) -> Sequence[str]:
-        return [" ".join(problem.split()) for problem in self.problems]
 
 
 class ComponentError(UserError):

@@ -160,7 +160,7 @@ def _properties(path: Path, index: Mapping[str, Any]) -> DataProperties:
 def _built(path: Path, properties: DataProperties) -> Joint:
     """The model that a resolved recipe names, its other sections unread."""
     sections, values = load_sections(path, MODEL_KINDS)
-    installed().require({section.offer.distribution for section in sections.values()}, slow=False)
+    installed().require([section.offer for section in sections.values()], slow=False)
     try:
         seed, pairing = int(values["seed"]), values["pairing"]
         weights = WeightsSection.model_validate(values["train"]["weights"])

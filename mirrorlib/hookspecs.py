@@ -50,14 +50,15 @@ class Check:
     """A row of diagnosis.
 
     run: "module:callable" without arguments; returns None where all is well, else one line that
-    says what mends it. optional: recipes can do without it: `doctor` shows it, nothing is refused
-    for it. slow: takes more than a moment, such as importing torch or drawing: `mirrorlib check`
-    leaves it out.
+    says what mends it. needed_by: the components, such as "simulator rlbench", that cannot do
+    without it: only recipes that name one of them are refused; None: all of the distribution;
+    empty: none, `doctor` alone shows it. slow: takes more than a moment, such as importing torch
+    or drawing: `mirrorlib check` leaves it out.
     """
 
     name: str
     run: str
-    optional: bool = False
+    needed_by: tuple[str, ...] | None = None
     slow: bool = False
 
 

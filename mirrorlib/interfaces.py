@@ -113,12 +113,22 @@ class Source(abc.ABC):
     def episode(self, key: EpisodeKey) -> Episode:
         """Record or read one episode, as a function of the key alone.
 
-        Called in worker processes, so a source must pickle. Raises DemonstrationFailed.
+        Called in worker processes, so a source must pickle. Raises DemonstrationFailed, and
+        UserError for files that are missing or broken.
         """
 
     @abc.abstractmethod
     def fingerprint(self) -> Mapping[str, Any]:
         """All that decides what `episode` returns (configuration, versions): keys the cache."""
+
+    def stamp(self, key: EpisodeKey) -> str:
+        """Differs whenever the files that the episode is read from do; "" where there are none.
+
+        Called in threads, for every episode before a run: names, sizes and times of files, not
+        what they hold. An episode whose stamp is not the one that it was recorded with is read
+        anew. Files that are missing are for `episode` to report.
+        """
+        return ""
 
     def episodes(self, split: Split) -> Iterator[Episode]:
         """Every episode of the split that did not fail, in order."""
@@ -140,7 +150,13 @@ class ActionSpace:
 
 
 class Simulator(Protocol):
-    """Closed-loop execution of keyframe actions, one scene at a time, in one process."""
+    """Closed-loop execution of keyframe actions, one scene at a time, in one process.
+
+    Rollouts run in worker processes that lead a group of their own. One that crashes, raises or
+    takes too long is killed, without `close` and with every process it has started, and its scene
+    begun anew in another. UserError, for what the user can mend, ends the whole run with its line.
+    A process may hold two simulators at once, of which one films.
+    """
 
     action_space: ActionSpace
 
@@ -153,7 +169,10 @@ class Simulator(Protocol):
     ) -> tuple[Observation, list[str]]:
         """Lay out a scene, a function of (task, variation, seed), or restore `episode`'s scene.
 
-        Returns the first observation and the descriptions, the instruction first.
+        episode: a demonstration as the source gave it, whose `origin` says what is needed; its
+        task and variation are those asked for. Nothing of earlier scenes may be left: a scene is
+        the same in a new process. Returns the first observation and the descriptions, the
+        instruction first. Raises UserError for a task, variation or episode that it cannot lay out.
         """
         ...
 
@@ -161,7 +180,9 @@ class Simulator(Protocol):
         """Execute one keyframe action (9,). Returns observation, success, done and info.
 
         `info["frames"]`, where present, is what a camera saw on the way: (T, H, W, 3) uint8.
-        `info["error"]`, where present, says why a motion could not be executed.
+        `info["error"]`, where present, says why a motion could not be executed, and beside it
+        `info["error_kind"]`, in a word of letters, digits and _, of what kind that is (such as
+        planning or ik): kinds are counted apart.
         """
         ...
 

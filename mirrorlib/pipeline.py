@@ -48,9 +48,8 @@ from mirrorlib.training.checkpoint import (
     load_weights,
     recorded_step,
 )
-from mirrorlib.training.joint import Joint
 from mirrorlib.training.loop import Log, Training
-from mirrorlib.training.size import describe_sizes, parameter_counts
+from mirrorlib.training.size import costs, describe_sizes
 
 
 def run(recipe: Recipe) -> Report:
@@ -112,15 +111,16 @@ def evaluate(checkpoint: Path, overrides: Sequence[str] = ()) -> Report:
 
 def record(recipe: Recipe) -> Cache:
     """Records whatever the recipe's data still lacks. Returns the cache."""
-    installed().require(recipe.distributions)
+    installed().require(recipe.offers)
     source: Source = build_section("source", recipe.source)
     check_data(recipe, source)
     cache = open_cache(recipe, source, executor_view(recipe, source))
-    cache.record(cache.missing(), recording_workers(recipe))
+    with cache.lacking() as missing:
+        cache.record(missing, recording_workers(recipe))
     for split in SPLITS:
         count, failed = len(cache.episodes(split)), cache.failures(split)
         print(f"{split}: {count} episodes, {failed} failed demonstrations dropped")
-    print(f"in {cache.folder}")
+    print(f"in {cache.summary}")
     return cache
 
 
@@ -225,20 +225,11 @@ def _evaluated(
         ).run()
     report.phases = tracked.monitor.phases
     if tracked.tracker is not None:
-        _add_sizes(report, parts.joint, flops)
+        report.metrics |= costs(parts.joint, flops)
         _add_facts(report, cache, facts)
         tracked.log(report.metrics, step)
         _publish(report, parts, tracked.tracker, tracked.info)
     return report
-
-
-def _add_sizes(report: Report, joint: Joint, flops: int | None) -> None:
-    counts = parameter_counts(joint)
-    for part, (every, learning) in counts.items():
-        report.metrics[f"cost/{part}/parameters"] = float(every)
-        report.metrics[f"cost/{part}/parameters_learning"] = float(learning)
-    if flops is not None:
-        report.metrics["cost/step_flops"] = float(flops)
 
 
 def _add_facts(report: Report, cache: Cache, facts: Mapping[str, str]) -> None:
@@ -246,9 +237,8 @@ def _add_facts(report: Report, cache: Cache, facts: Mapping[str, str]) -> None:
     for name, phase in report.phases.items():
         report.metrics[f"cost/{name}_seconds"] = phase.seconds
         report.metrics[f"cost/{name}_peak_bytes"] = float(phase.memory)
-    failed = sum(cache.failures(split) for split in SPLITS)
     report.facts = {
-        "demonstrations": f"{cache.folder} ({failed} failed and were dropped)",
+        "demonstrations": cache.summary,
         **facts,
         "report": str(report.folder / "report.json"),
     }

@@ -19,13 +19,16 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, distributions
 from operator import attrgetter
-from typing import Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import pluggy
 
 from mirrorlib import hookspecs
 from mirrorlib.errors import UserError, suggestion
 from mirrorlib.hookspecs import API, HOOK_OF_KIND, KINDS, Check, Component, Kind
+
+if TYPE_CHECKING:
+    from mirrorlib.registry import Offer
 
 GROUP = "mirrorlib"
 DISABLE = "MIRRORLIB_DISABLE"
@@ -101,13 +104,19 @@ class Plugins:
             for check in checks:
                 yield Examination(row.distribution, check)
 
-    def require(self, distributions: Iterable[str], *, slow: bool = True) -> None:
-        """Run the checks of these distributions that are not optional; the slow ones only where
-        slow=True and the others find nothing.
+    def require(self, offers: Iterable[Offer], *, slow: bool = True) -> None:
+        """Run the checks that what is offered needs; the slow ones only where slow=True and the
+        others find nothing.
 
         Raises UserError where this machine lacks something that one of them needs.
         """
-        needed = [one for one in self.diagnose(distributions) if not one.check.optional]
+        used = list(offers)
+        names = {f"{one.kind} {one.component.name}" for one in used}
+        needed = [
+            one
+            for one in self.diagnose({one.distribution for one in used})
+            if one.check.needed_by is None or names & set(one.check.needed_by)
+        ]
         for slowness in (False, True) if slow else (False,):
             problems = [
                 f"{one.distribution}: {one.check.name}: {problem}"
@@ -115,7 +124,7 @@ class Plugins:
                 if one.check.slow == slowness and (problem := one.problem()) is not None
             ]
             if problems:
-                raise UserError("; ".join(problems))
+                raise UserError(*problems)
 
     def notify(self, event: str, **arguments: Any) -> None:
         """Call the hook `mirrorlib_<event>` of every plugin, such as `run_started`.

@@ -34,12 +34,14 @@ def deaf_to_ctrl_c() -> Iterator[None]:
 
 def end_with_parent() -> None:
     """Called in a worker process: it ends when the process that started it does, however that
-    came about."""
+    came about, and with it the group of processes that it leads, if it does."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
     def watch() -> None:
         wait([parent.sentinel])
+        if os.getpgrp() == os.getpid():
+            os.killpg(os.getpid(), signal.SIGKILL)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

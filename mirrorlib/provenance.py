@@ -48,7 +48,7 @@ def git_sha() -> str | None:
 
 def used_versions(recipe: Recipe) -> dict[str, str]:
     """The versions of mirrorlib and of every distribution whose components the recipe names."""
-    return _versions(sorted({"mirrorlib", *recipe.distributions}))
+    return _versions(sorted({"mirrorlib", *(offer.distribution for offer in recipe.offers)}))
 
 
 def library_versions(recipe: Recipe) -> dict[str, str]:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, InstanceOf, ValidationError, field_valida
 from mirrorlib.errors import ComponentError
 from mirrorlib.hookspecs import Kind
 from mirrorlib.plugins import summary
-from mirrorlib.registry import Registry, installed
+from mirrorlib.registry import Offer, Registry, installed
 from mirrorlib.sections import (
     BatchSection,
     ComponentSection,
@@ -70,9 +70,22 @@ class Recipe(Section):
         return {kind: section for kind, section in found.items() if section is not None}
 
     @property
-    def distributions(self) -> set[str]:
-        """The distributions whose components are used."""
-        return {section.offer.distribution for section in self.components.values()}
+    def offers(self) -> list[Offer]:
+        """The components that are used, and who offers them."""
+        return [section.offer for section in self.components.values()]
+
+    @property
+    def resampling(self) -> str | None:
+        """What is worth a word where the observer's option `num_frames` asks for other clips than
+        there are."""
+        given, wanted = self.data.clip_frames, getattr(self.observer.config, "num_frames", None)
+        if wanted in (None, given):
+            return None
+        fate = "some are read twice" if wanted > given else "the others are read for nothing"
+        return (
+            f"data.clip_frames is {given}, but observer {self.observer.name} looks at {wanted} "
+            f"frames, so {fate}; set data.clip_frames to {wanted}"
+        )
 
     def resolved(self) -> dict[str, Any]:
         """The whole recipe, plain, every default of core and plugins filled in, schema order."""
@@ -107,8 +120,8 @@ COMPONENTS: Mapping[Keys, Kind] = {
 }
 INCIDENTAL = (
     "name", "output", "tracking", "data.cache", "data.workers", "evaluation.workers",
-    "evaluation.video_camera", "evaluation.controls", "train.log_every", "train.checkpoint_every",
-    "train.keep_checkpoints",
+    "evaluation.timeout", "evaluation.video_camera", "evaluation.controls", "train.log_every",
+    "train.checkpoint_every", "train.keep_checkpoints",
 )  # fmt: skip
 """What decides no number of a run. (`evaluation.workers` decides which scenes the policy acts in at
 once, and so its rounding; a machine's default is the number of its cores.)"""

@@ -69,6 +69,11 @@ class DataSection(Section):
     workers: Count | None = Field(
         None, description="Processes that record; null: as many as there are CPU cores."
     )
+    broken: Literal["rebuild", "skip"] | None = Field(
+        None,
+        description="What is done about damaged data. rebuild: record anew what the cache holds "
+        "damaged. skip: leave that out, and what the source cannot read. null: refuse both.",
+    )
     clip_frames: Count = Field(8, description="Frames of the clip that the observer sees.")
     clip_cameras: Names = Field(
         ("front",), description="Cameras that clips are drawn from, one a clip."
@@ -83,6 +88,11 @@ class BatchSection(Section):
 
     instructions: Count = Field(16, description="Distinct instructions of a batch, all processes.")
     episodes: int = Field(2, ge=2, description="Episodes of each instruction in a batch.")
+    sampling: Literal["instruction", "task"] | None = Field(
+        None,
+        description="What is drawn equally often: instructions, or tasks, as ARP does, and then "
+        "one of the task's instructions; null: instructions.",
+    )
 
 
 class WeightsSection(Section):
@@ -168,6 +178,11 @@ class TrainSection(Section):
     precision: Literal["no", "bf16", "fp16"] | None = Field(
         None, description="Mixed precision; null: what the launcher says."
     )
+    compile: Literal[True] | None = Field(
+        None,
+        description="true: the encoders' forward and backward passes go through torch.compile; "
+        "null: they do not.",
+    )
     max_steps: Count | None = Field(
         None, description="Stop after so many steps of the schedule; null: after all."
     )
@@ -188,10 +203,21 @@ class EvaluationSection(Section):
         None, description="Where the policy is rolled out; null: no rollouts."
     )
     split: Literal["val", "test"] = Field("test", description="Scenes that are evaluated on.")
+    scenes: Literal["seeds", "demonstrations"] | None = Field(
+        None,
+        description="Which scenes: the split's first, laid out by their seeds, or those of its "
+        "first recorded demonstrations, restored, as RLBench's test sets are; null: seeds.",
+    )
     rollouts: Count = Field(10, description="Scenes rolled out for each instruction.")
     max_actions: Count = Field(25, description="Keyframe actions after which a rollout fails.")
     workers: Count | None = Field(
         None, description="Processes that simulate; null: two a CPU core."
+    )
+    timeout: Rate | None = Field(
+        None,
+        description="Seconds that a simulator may take to lay out a scene or to execute an action "
+        "before its process is replaced and the scene begun anew, once; null: 300. (Starting a "
+        "process, opening its simulator and reading a demonstration may take 600 each.)",
     )
     templates: Names = Field(
         ("{}",), description="Texts around an instruction whose cosines are averaged."

@@ -207,7 +207,7 @@ class _Plan:
         try:
             load_recipe(self.recipe_file, self.overrides)
         except RecipeError as error:
-            self.problems |= dict.fromkeys(error.problems)
+            self.problems |= dict.fromkeys(error.lines)
 
     def runs(self, seeds: Sequence[int]) -> Iterator[Run]:
         for number, seed in enumerate(seeds):
@@ -224,7 +224,7 @@ class _Plan:
     def raise_problems(self) -> None:
         """Raises RecipeError."""
         if self.problems:
-            raise RecipeError(list(self.problems))
+            raise RecipeError(*self.problems)
 
     def _run(self, arm: str, seed: int) -> Run | None:
         """None where its recipe has problems, which are kept."""
@@ -237,7 +237,7 @@ class _Plan:
         try:
             recipe = load_recipe(self.recipe_file, overrides)
         except RecipeError as error:
-            for problem in error.problems:
+            for problem in error.lines:
                 self._attribute(problem, arm, changes)
             return None
         versions = used_versions(recipe)

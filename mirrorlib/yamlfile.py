@@ -61,7 +61,7 @@ class Document:
     def raise_problems(self) -> None:
         """Raises RecipeError with every problem noted, in order, each once."""
         if self.problems:
-            raise RecipeError(list(dict.fromkeys(str(p) for p in sorted(self.problems))))
+            raise RecipeError(*dict.fromkeys(str(p) for p in sorted(self.problems)))
 
     def override(self, number: int, text: str) -> None:
         """Apply `a.b=c`: `c` is YAML; indices of lists are keys, as in `a.0=c`."""
@@ -113,32 +113,32 @@ def read_yaml(path: Path) -> Document:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except IsADirectoryError:
-        raise RecipeError([f"{path}: is a folder, not a recipe; name a file in it"]) from None
+        raise RecipeError(f"{path}: is a folder, not a recipe; name a file in it") from None
     except FileNotFoundError:
-        raise RecipeError([f"{path}: no such file{_similar_file(path)}"]) from None
+        raise RecipeError(f"{path}: no such file{_similar_file(path)}") from None
     except OSError as error:
-        raise RecipeError([f"{path}: cannot be read: {error.strerror}"]) from None
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise RecipeError([f"{path}: byte {error.start} is not UTF-8 text"]) from None
+        raise RecipeError(f"{path}: byte {error.start} is not UTF-8 text") from None
     except ValueError as error:
-        raise RecipeError([f"{str(path)!r}: is no file name: {error}"]) from None
+        raise RecipeError(f"{str(path)!r}: is no file name: {error}") from None
 
     def place(line: int, column: int) -> Place:
         return Place((0, line, column), f"{path}:{line}:{column}")
 
     parsed = _parse(text, place)
     if isinstance(parsed, Problem):
-        raise RecipeError([str(parsed)])
+        raise RecipeError(str(parsed))
     if not isinstance(parsed.value, dict):
         found = "is empty" if parsed.value is None else f"holds {_kind(parsed.value)}"
-        raise RecipeError([f"{place(1, 1).label}: {found}; a recipe is a mapping of sections"])
+        raise RecipeError(f"{place(1, 1).label}: {found}; a recipe is a mapping of sections")
     return Document(parsed.value, parsed.places, parsed.problems)
 
 
 def plain_document(value: object, label: str = "recipe") -> Document:
     """A document from a mapping in Python: everything was written at `label`."""
     if not isinstance(value, Mapping):
-        raise RecipeError([f"{label}: must be a mapping of sections, not {_kind(value)}"])
+        raise RecipeError(f"{label}: must be a mapping of sections, not {_kind(value)}")
     return Document(_copied(value), {(): Place((0, 0, 0), label)})
 
 

@@ -42,7 +42,7 @@ def interrupt(
 ) -> str:
     """Starts a run, sends it a signal, and returns what it said on stderr.
 
-    The signal comes `seconds` after so many rows of metrics. Nothing of the run must live on: it
+    The signal comes `seconds` after so many rows of losses. Nothing of the run must live on: it
     ends its own workers, and a launcher that is not killed ends its processes.
     """
     process = subprocess.Popen(
@@ -54,7 +54,9 @@ def interrupt(
         text=True,
     )
     log, deadline = folder / "runs" / name / "metrics.jsonl", time.monotonic() + 200
-    while process.poll() is None and rows > (log.read_text().count("\n") if log.exists() else 0):
+    while process.poll() is None and rows > (
+        log.read_text().count("train/loss") if log.exists() else 0
+    ):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     with suppress(subprocess.TimeoutExpired):

@@ -25,7 +25,7 @@ from mirrorlib import Check, hookimpl
 def mirrorlib_checks():
     return [Check("graphics", f"{__name__}:graphics"),
             Check("drawing", "nowhere:slow", slow=True),
-            Check("spare", "nowhere:spare", optional=True)]
+            Check("spare", "nowhere:spare", needed_by=())]
 
 def graphics():
     return "no GL library: install libegl1"
@@ -105,7 +105,7 @@ def test_the_core_alone(site, fake_site) -> None:
         (None, 0, ""),
         (UserError("a\nb"), 2, "mirrorlib: a b\n"),
         (ComponentError("x"), 2, "mirrorlib: x\n"),
-        (RecipeError(["r.yaml:1:1: a", "r.yaml:2:1: b"]), 2, "r.yaml:1:1: a\nr.yaml:2:1: b\n"),
+        (RecipeError("r.yaml:1:1: a", "r.yaml:2:1: b"), 2, "r.yaml:1:1: a\nr.yaml:2:1: b\n"),
         (KeyboardInterrupt(), 130, KEPT),
         (SystemExit(2), 2, ""),
     ],

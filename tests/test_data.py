@@ -145,7 +145,7 @@ def test_loading_may_start_anywhere_and_reads_ahead(batches: PlannedBatches):
 
 
 def test_a_middle_clip_takes_segment_middles(batches: PlannedBatches):
-    _, camera, frames, wording = middle_clip(batches.episodes[0], 4, "front")
-    kept = all_frames(batches.episodes[0])
-    assert (camera, wording) == ("front", "lift number 0")
-    np.testing.assert_array_equal(frames.transpose(0, 2, 3, 1), kept[[1, 4, 7, 10]])
+    episode, camera, rows, wording = middle_clip(batches.episodes[0], 4, "front")
+    assert (camera, rows, wording) == ("front", [1, 4, 7, 10], "lift number 0")
+    frames = episode.clip(camera, rows).transpose(0, 2, 3, 1)
+    np.testing.assert_array_equal(frames, all_frames(episode)[rows])

@@ -29,7 +29,7 @@ from mirrorlib import Check, hookimpl
 @hookimpl
 def mirrorlib_checks():
     return [Check("fine", f"{__name__}:fine"), Check("lacking", f"{__name__}:lacking"),
-            Check("spare", f"{__name__}:lacking", optional=True),
+            Check("spare", f"{__name__}:lacking", needed_by=()),
             Check("raises", f"{__name__}:raises", slow=True)]
 
 def fine():

@@ -14,9 +14,10 @@ from scipy.stats import binomtest
 from mirrorlib.data.store import Layout, StoredEpisode, write_episode
 from mirrorlib.errors import UserError
 from mirrorlib.evaluation.alignment import fresh_probe, recalls
+from mirrorlib.evaluation.closed_loop import SimulatorFailed, roll_out
 from mirrorlib.evaluation.recognition import recognise
 from mirrorlib.evaluation.representations import Represented
-from mirrorlib.evaluation.rollouts import Rollout, Scene, SimulatorFailed, roll_out
+from mirrorlib.evaluation.rollouts import Rollout, Scene
 from mirrorlib.evaluation.statistics import wilson
 from mirrorlib.interfaces import EpisodeKey
 from mirrorlib.randomness import scene_seed

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chi2
 
-from mirrorlib.data.pairing import LEVELS, Pairing, plan_batches
+from mirrorlib.data.pairing import LEVELS, Pairing, Sampling, plan_batches
 from mirrorlib.errors import UserError
+
+SAMPLINGS: tuple[Sampling | None, ...] = (None, "instruction", "task")
+UNEVEN = (1, 2, 5, 8)
+"""Instructions of each task."""
 
 
 def make_labels(sizes: list[int], per_task: int) -> np.ndarray:
@@ -22,15 +29,19 @@ problems = st.tuples(
 
 
 @settings(deadline=None, max_examples=60)
-@given(problems, st.sampled_from(LEVELS), st.data())
+@given(problems, st.sampled_from(LEVELS), st.sampled_from(SAMPLINGS), st.data())
 def test_every_pairing_is_a_derangement_of_one_and_the_same_batch(
-    problem: tuple[list[int], int, int], pairing: Pairing, data: st.DataObject
+    problem: tuple[list[int], int, int],
+    pairing: Pairing,
+    sampling: Sampling | None,
+    data: st.DataObject,
 ):
     sizes, per_task, seed = problem
     sizes = [max(size, 2) for size in sizes[:1]] + sizes[1:]
     labels = make_labels(sizes, per_task)
     count = len(sizes) if min(sizes) < 2 else data.draw(st.integers(1, len(sizes)))
     arguments = {"instructions": count, "episodes": 2, "steps": 4, "seed": seed}
+    arguments["sampling"] = sampling
     plans = plan_batches(labels, pairing=pairing, **arguments)
     identity = plan_batches(labels, pairing="episode", **arguments)
     column = LEVELS.index(pairing)
@@ -72,6 +83,70 @@ def test_instructions_and_episodes_are_seen_about_equally_often():
     assert seen.sum() == 2400
     assert seen.min() >= 36
     assert seen.max() <= 44
+
+
+def uneven_tasks() -> np.ndarray:
+    """Three episodes of each instruction, the tasks as large as UNEVEN says."""
+    tasks = [task for task, size in enumerate(UNEVEN) for _ in range(3 * size)]
+    rows = [(n, n // 3, task) for n, task in enumerate(tasks)]
+    return np.array(rows, dtype=np.int64)
+
+
+def instructions_of(labels: np.ndarray, count: int, steps: int, **options) -> np.ndarray:
+    """(steps, count): the instructions of each batch, in their order there."""
+    plans = plan_batches(
+        labels, instructions=count, episodes=2, steps=steps, pairing="instruction", **options
+    )
+    return np.stack([labels[plan.clips[::2], 1] for plan in plans])
+
+
+def probabilities(left: tuple[int, ...], count: int) -> dict[tuple[int, ...], float]:
+    """Of each sequence of `count` tasks, drawn uniformly from those that have cards left."""
+    if not count:
+        return {(): 1.0}
+    open_tasks = [task for task, cards in enumerate(left) if cards]
+    found = {}
+    for task in open_tasks:
+        rest = tuple(cards - (other == task) for other, cards in enumerate(left))
+        for tail, chance in probabilities(rest, count - 1).items():
+            found[task, *tail] = chance / len(open_tasks)
+    return found
+
+
+def test_tasks_are_drawn_uniformly_from_those_with_instructions_left():
+    """Chi-square of whole batches' tasks, in their order, against all 4^3 possible ones."""
+    labels, steps = uneven_tasks(), 6_000
+    instructions = instructions_of(labels, 3, steps, seed=1, sampling="task")
+    expected = probabilities(UNEVEN, 3)
+    assert sum(expected.values()) == pytest.approx(1)
+    tasks = labels[::3, 2][instructions]
+    counts = Counter(map(tuple, tasks.tolist()))
+    assert counts.keys() <= expected.keys()
+    statistic = sum(
+        (counts[key] - steps * chance) ** 2 / (steps * chance) for key, chance in expected.items()
+    )
+    assert chi2.sf(statistic, len(expected) - 1) > 1e-3
+    assert all(len(set(batch)) == 3 for batch in instructions.tolist())
+
+
+def test_within_a_task_instructions_are_drawn_equally_often():
+    labels = uneven_tasks()
+    seen = np.bincount(instructions_of(labels, 6, 999, seed=2, sampling="task").ravel())
+    for task in range(len(UNEVEN)):
+        counts = seen[labels[::3, 2] == task]
+        assert counts.max() - counts.min() <= 2, (task, counts)
+
+
+def test_no_sampling_is_by_instruction_as_ever():
+    """Against what was planned before there was a choice."""
+    labels = uneven_tasks()
+    default = instructions_of(labels, 5, 40, seed=3)
+    for sampling in (None, "instruction"):
+        same = instructions_of(labels, 5, 40, seed=3, sampling=sampling)
+        np.testing.assert_array_equal(same, default)
+    assert default[:2].tolist() == [[7, 9, 12, 10, 0], [13, 3, 1, 11, 4]]
+    seen = np.bincount(default.ravel())
+    assert seen.max() - seen.min() <= 2
 
 
 def test_parts_of_a_plan_make_the_whole():

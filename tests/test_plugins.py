@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from mirrorlib.errors import ComponentError, UserError
 from mirrorlib.hookspecs import KINDS, RunInfo
 from mirrorlib.plugins import HOOKS, STATUSES, Plugins, Row
 from mirrorlib.recipe import load_recipe
-from mirrorlib.registry import Registry
+from mirrorlib.registry import Offer, Registry
 
 GOOD = """
 from pydantic import BaseModel
@@ -51,8 +52,8 @@ CHOOSY = """
 @hookimpl
 def mirrorlib_checks():
     return [Check("drawing", f"{__name__}:draw", slow=True),
-            Check("spare", f"{__name__}:spare", optional=True),
-            Check("spare drawing", f"{__name__}:spare", optional=True, slow=True)]
+            Check("spare", f"{__name__}:spare", needed_by=()),
+            Check("spare drawing", f"{__name__}:spare", needed_by=("objective push",), slow=True)]
 
 def draw():
     return "ran drawing"
@@ -273,23 +274,35 @@ def test_checks_are_isolated(site, monkeypatch) -> None:
     assert list(plugins.diagnose(["mirrorlib-b"])) == []
 
 
-def test_optional_and_slow_checks_are_not_always_required(site, monkeypatch) -> None:
+def offers(plugins: Plugins) -> list[Offer]:
+    return [
+        Offer(kind, component, row.distribution, row.version)
+        for row in plugins.rows
+        for kind, component in row.components
+    ]
+
+
+def test_slow_checks_and_those_of_other_components_are_not_required(site, monkeypatch) -> None:
     site.add("mirrorlib-a", good("a") + CHOOSY)
     monkeypatch.syspath_prepend(str(site.folder))
     plugins = site.discover()
     checks = [examination.check for examination in plugins.diagnose(["mirrorlib-a"])]
-    assert [(check.name, check.optional, check.slow) for check in checks] == [
-        ("drawing", False, True), ("spare", True, False), ("spare drawing", True, True),
-    ]  # fmt: skip
-    plugins.require(["mirrorlib-a"], slow=False)
+    assert [check.name for check in checks] == ["drawing", "spare", "spare drawing"]
+    plugins.require(offers(plugins), slow=False)
     with pytest.raises(UserError) as caught:
-        plugins.require(["mirrorlib-a"])
+        plugins.require(offers(plugins))
     assert str(caught.value) == "mirrorlib-a: drawing: ran drawing"
+    (offer,) = offers(plugins)
+    pushing = replace(offer, component=replace(offer.component, name="push"))
+    with pytest.raises(UserError, match="drawing: ran drawing\nmirrorlib-a: spare drawing: ran wh"):
+        plugins.require([pushing])
+    plugins.require([replace(pushing, kind="observer")], slow=False)
     site.add("mirrorlib-b", good("b") + WATCHING)
     with pytest.raises(UserError) as caught:
-        site.discover().require(["mirrorlib-a", "mirrorlib-b"])
+        found = site.discover()
+        found.require(offers(found))
     assert str(caught.value) == (  # nothing slow is run once it is known that a run cannot be
-        "mirrorlib-b: broken: mend me; "
+        "mirrorlib-b: broken: mend me\n"
         "mirrorlib-b: absent: ModuleNotFoundError: No module named 'nowhere'"
     )
 
@@ -300,7 +313,7 @@ def test_checks_that_cannot_be_listed_are_a_problem(site) -> None:
     problem = "mirrorlib-a: mirrorlib_checks: ZeroDivisionError: division by zero"
     for slow in (False, True):
         with pytest.raises(UserError, match=problem):
-            plugins.require(["mirrorlib-a"], slow=slow)
+            plugins.require(offers(plugins), slow=slow)
 
 
 def test_every_hook_is_documented_and_known() -> None:

@@ -49,7 +49,7 @@ def problems(text: str, *overrides: str) -> list[str]:
     Path("q.yaml").write_text(text)
     with pytest.raises(RecipeError) as error:
         load_suite("q.yaml", overrides)
-    return error.value.problems
+    return list(error.value.lines)
 
 
 def test_every_arm_at_every_seed_is_a_run_seed_by_seed() -> None:

@@ -38,7 +38,7 @@ from mirrorlib.training.groups import freeze
 from mirrorlib.training.interruption import stopping_between_steps
 from mirrorlib.training.joint import Joint, Weights
 from mirrorlib.training.lamb import Lamb
-from mirrorlib.training.loop import Trained, Training
+from mirrorlib.training.loop import Log, Trained, Training
 from mirrorlib.training.optimizer import build_optimizer, clip, learning_rate_scale
 from mirrorlib.training.size import counting_flops, parameter_counts
 
@@ -195,14 +195,16 @@ def run_training(
         lambda metrics, step: logs.append({"step": step, **metrics}),
     )
     training.run(resumed)
-    return joint, logs
+    return joint, [row for row in logs if "train/loss" in row]
 
 
-def train_only(folder: Path, recipe: Recipe, **changes: object) -> Trained:
-    section = TrainSection(steps=1, **changes)
+def train_only(
+    folder: Path, recipe: Recipe, log: Log = lambda *_: None, **changes: object
+) -> Trained:
+    section = TrainSection(**{"steps": 1} | changes)
     return Training(
         Accelerator(cpu=True), build_joint(), recipe.model_copy(update={"train": section}),
-        make_batches(folder / "data", section.accumulation), folder / "c", lambda *_: None,
+        make_batches(folder / "data", section.steps * section.accumulation), folder / "c", log,
     ).run()  # fmt: skip
 
 
@@ -364,6 +366,28 @@ def test_a_steps_operations_are_counted(tmp_path: Path, recipe):
     trained = train_only(tmp_path, recipe)
     again = train_only(tmp_path, recipe, accumulation=2)
     assert trained.flops and again.flops == 2 * trained.flops
+
+
+def test_a_killed_run_has_told_its_size_and_operations(tmp_path: Path, recipe, monkeypatch):
+    """From the first step on, before there is a row of the log."""
+    told: list[tuple[int, dict[str, float]]] = []
+
+    def kill(self: FakeObjective) -> None:
+        self.steps += 1
+        if self.steps == 3:
+            raise MemoryError
+
+    monkeypatch.setattr(FakeObjective, "after_step", kill)
+    with pytest.raises(MemoryError):
+        train_only(tmp_path, recipe, lambda row, step: told.append((step, row)), steps=5)
+    ((step, costs),) = told
+    assert step == 1
+    joint = build_joint()
+    for part, (count, learning) in parameter_counts(joint).items():
+        assert costs.pop(f"cost/{part}/parameters") == count
+        assert costs.pop(f"cost/{part}/parameters_learning") == learning
+    monkeypatch.undo()
+    assert costs == {"cost/step_flops": train_only(tmp_path, recipe).flops}
 
 
 def test_a_parameter_without_a_gradient_is_refused(tmp_path: Path, recipe, monkeypatch):

@@ -109,8 +109,8 @@ def _leave_signals_to_parent(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-Clip = tuple[StoredEpisode, str, NDArray[np.uint8], str]
-"""Episode, camera, frames (T, 3, H, W) and wording."""
+Clip = tuple[StoredEpisode, str, list[int], str]
+"""Episode, camera, which T of its kept frames, and wording."""
 Step = tuple[StoredEpisode, int, str]
 """Episode, index of its keyframe, and wording."""
 
@@ -120,13 +120,13 @@ def _random_clip(episode: StoredEpisode, frames: int, rng: np.random.Generator) 
     camera = episode.clip_cameras[rng.integers(len(episode.clip_cameras))]
     edges = np.linspace(0, episode.kept, frames + 1)
     rows = (edges[:-1] + rng.random(frames) * (edges[1:] - edges[:-1])).astype(int)
-    return episode, camera, episode.clip(camera, rows), _wording(episode, rng)
+    return episode, camera, rows.tolist(), _wording(episode, rng)
 
 
 def middle_clip(episode: StoredEpisode, frames: int, camera: str) -> Clip:
     """Frames at the middles of T equal segments, with the instruction's canonical wording."""
     rows = ((np.arange(frames) + 0.5) * episode.kept / frames).astype(int)
-    return episode, camera, episode.clip(camera, rows), episode.descriptions[0]
+    return episode, camera, rows.tolist(), episode.descriptions[0]
 
 
 def _random_step(episode: StoredEpisode, rng: np.random.Generator) -> Step:
@@ -138,8 +138,11 @@ def _wording(episode: StoredEpisode, rng: np.random.Generator) -> str:
 
 
 def collate_clips(clips: Sequence[Clip], seeds: Tensor) -> Clips:
-    """Stacks B clips."""
-    frames = np.stack([frames for _, _, frames, _ in clips])
+    """Reads B clips. Raises UserError where their pictures differ in size."""
+    episode, camera, rows, _ = clips[0]
+    frames = np.empty((len(clips), len(rows), *episode.frame_shape(camera)), np.uint8)
+    for target, (episode, camera, rows, _) in zip(frames, clips, strict=True):
+        episode.read_clip(camera, rows, target)
     return Clips(
         frames=torch.from_numpy(frames),
         camera=[camera for _, camera, _, _ in clips],
@@ -150,11 +153,13 @@ def collate_clips(clips: Sequence[Clip], seeds: Tensor) -> Clips:
 
 
 def collate_steps(steps: Sequence[Step], seeds: Tensor) -> Steps:
-    """Stacks B steps."""
-    rows = [episode.step(index) for episode, index, _ in steps]
-    tensors = {name: torch.from_numpy(np.stack([r[name] for r in rows])) for name in rows[0]}
+    """Reads B steps. Raises UserError where their pictures differ in size."""
+    shapes = steps[0][0].step_shapes()
+    arrays = {name: np.empty((len(steps), *shape), of) for name, (shape, of) in shapes.items()}
+    for row, (episode, index, _) in enumerate(steps):
+        episode.read_step(index, {name: array[row] for name, array in arrays.items()})
     return Steps(
-        **tensors,
+        **{name: torch.from_numpy(array) for name, array in arrays.items()},
         instruction=[episode.instruction for episode, _, _ in steps],
         text=[text for _, _, text in steps],
         seed=seeds,

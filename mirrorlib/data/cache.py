@@ -8,29 +8,43 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from tqdm import tqdm
 
-from mirrorlib.data.store import FORMAT, Layout, StoredEpisode, write_episode
-from mirrorlib.errors import DemonstrationFailed, UserError
+from mirrorlib.data.checksum import verified
+from mirrorlib.data.lock import alone_in
+from mirrorlib.data.recording import failure_marker, in_processes, record_episode
+from mirrorlib.data.store import FORMAT, Layout, StoredEpisode
+from mirrorlib.errors import UserError
 from mirrorlib.interfaces import EpisodeKey, Source, Split
-from mirrorlib.processes import deaf_to_ctrl_c, end_with_parent
+from mirrorlib.processes import own_cores
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+Broken = Literal["rebuild", "skip"]
+THREADS = 8
+"""That read files to verify them: more keep a disk busy than cores sum."""
 
 
 class Cache:
-    """The recorded episodes of one source under one layout."""
+    """The recorded episodes of one source under one layout.
 
-    def __init__(self, root: Path, name: str, source: Source, layout: Layout) -> None:
-        self.source, self.layout = source, layout
+    broken: what is done about a recorded file that is damaged and an episode that the source
+    cannot read: `rebuild` records the first anew, `skip` leaves both out, None refuses them.
+    skipped: what was left out, and why.
+    """
+
+    def __init__(
+        self, root: Path, name: str, source: Source, layout: Layout, broken: Broken | None = None
+    ) -> None:
+        self.source, self.layout, self.broken = source, layout, broken
         described = {
             "format": FORMAT,
             "source": name,
@@ -40,18 +54,23 @@ class Cache:
         text = json.dumps(described, sort_keys=True, default=str)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         self.folder = root / f"{name.replace(':', '-')}-{digest}"
+        self.skipped: dict[EpisodeKey, str] = {}
+        self._anew: set[EpisodeKey] = set()
         self._description = json.dumps(described, indent=2, sort_keys=True, default=str)
 
     def path(self, key: EpisodeKey) -> Path:
         return self.folder / key.split / key.task / f"{key.variation}-{key.index}.safetensors"
 
     def missing(self, splits: Sequence[Split] = SPLITS) -> list[EpisodeKey]:
-        """Keys neither recorded nor known to fail."""
+        """Keys that are to be recorded: neither recorded nor known to fail, nor skipped; and what
+        `lacking` has found to be recorded anew."""
         return [
             key
             for split in splits
             for key in self.source.keys(split)
-            if not self.path(key).exists() and not self.failed(key)
+            if (key in self._anew or not self.path(key).exists())
+            and not self.failed(key)
+            and key not in self.skipped
         ]
 
     def failures(self, split: Split) -> int:
@@ -60,12 +79,19 @@ class Cache:
 
     def failed(self, key: EpisodeKey) -> bool:
         """Whether the demonstration was tried and dropped."""
-        return _failure(self.path(key)).exists()
+        return failure_marker(self.path(key)).exists()
 
     def episodes(self, split: Split) -> list[StoredEpisode]:
-        """The recorded episodes of a split, in the source's order."""
-        paths = (self.path(key) for key in self.source.keys(split))
-        return [StoredEpisode(path) for path in paths if path.exists()]
+        """The recorded episodes of a split, in the source's order, but for those skipped."""
+        keys = (key for key in self.source.keys(split) if key not in self.skipped)
+        return [StoredEpisode(path) for path in map(self.path, keys) if path.exists()]
+
+    @property
+    def summary(self) -> str:
+        """Where it is, and what it lacks."""
+        failed = sum(self.failures(split) for split in SPLITS)
+        broken = f", {len(self.skipped)} broken ones were left out" if self.skipped else ""
+        return f"{self.folder} ({failed} failed and were dropped{broken})"
 
     def prepare(self) -> None:
         """Makes the folder. Raises UserError where it cannot be written."""
@@ -78,65 +104,109 @@ class Cache:
                 "data.cache or MIRRORLIB_CACHE"
             ) from error
 
+    @contextmanager
+    def lacking(self, progress: bool = True) -> Iterator[list[EpisodeKey]]:
+        """Verifies what is recorded and yields what is to be recorded, which no other process does
+        within the block; one that does is waited for.
+
+        Raises UserError, unless `broken` says what is to be done, where a file is damaged.
+        """
+        self._verify(progress)
+        if not self.missing():
+            yield []
+            return
+        self.prepare()
+        with alone_in(self.folder) as waited:
+            if waited:
+                self._verify(progress)
+            yield self.missing()
+            self._anew.clear()
+
     def record(self, keys: Sequence[EpisodeKey], workers: int, progress: bool = True) -> None:
         """Record `keys` with `workers` spawned processes.
 
-        Raises UserError where the source cannot record at all; on Ctrl-C what is finished stays.
+        Raises UserError where the source cannot record or, unless they are skipped, read one; on
+        Ctrl-C what is finished stays.
         """
         if not keys:
             return
         self.prepare()
         jobs = [(key, self.path(key)) for key in keys]
-        pool = ProcessPoolExecutor(
-            min(workers, len(jobs)),
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_start_worker,
-            initargs=(self.source, self.layout),
-        )
-        bar = tqdm(total=len(jobs), desc="recording", unit="ep", disable=not progress)
-        futures: list[Future[bool]] = []
-        try:
-            with bar:
-                with deaf_to_ctrl_c():
-                    futures = [pool.submit(_record, *job) for job in jobs]
+        with closing(in_processes(record_episode, jobs, workers, self.source, self.layout)) as done:
+            bar = tqdm(done, "recording", len(jobs), unit="ep", disable=not progress)
+            try:
                 failed = 0
-                for future in as_completed(futures):
-                    failed += not future.result()
-                    bar.update()
-                    if failed:
-                        bar.set_postfix(failed=failed)
-        except BrokenProcessPool as error:
+                for (key, _), future in bar:
+                    error = future.exception()
+                    if isinstance(error, UserError):
+                        self._skip(key, error)
+                    else:
+                        failed += not future.result()
+                    if failed or self.skipped:
+                        bar.set_postfix(failed=failed, skipped=len(self.skipped))
+            except BrokenProcessPool as error:
+                raise UserError(
+                    f"a recording process died ({error}); the episodes so far are kept in "
+                    f"{self.folder}: run again, with fewer data.workers if memory ran out"
+                ) from error
+
+    def _skip(self, key: EpisodeKey, error: UserError) -> None:
+        """Raises the error, unless broken episodes are to be skipped."""
+        line = " ".join(error.lines)
+        if self.broken != "skip":
             raise UserError(
-                f"a recording process died ({error}); the episodes so far are kept in "
-                f"{self.folder}: run again, with fewer data.workers if memory ran out"
+                f"{line}; or leave such episodes out with data.broken=skip, and see all of them "
+                "with mirrorlib data check"
             ) from error
+        self.skipped[key] = line
+        tqdm.write(f"mirrorlib: left out: {line}", file=sys.stderr)
+
+    def _verify(self, progress: bool) -> None:
+        """Notes what is to be recorded anew and what is to be skipped. Raises UserError."""
+        damaged, changed = self.faults(progress)
+        self._anew = set(changed)
+        if changed:
+            print(
+                f"mirrorlib: {len(changed)} episodes are read anew: the source's files have "
+                f"changed since (such as those of {changed[0]})",
+                file=sys.stderr,
+            )
+        if damaged and self.broken is None:
+            more = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+            raise UserError(
+                f"{next(iter(damaged.values()))}{more}; `mirrorlib record RECIPE "
+                "data.broken=rebuild` records anew what is damaged, data.broken=skip leaves it out"
+            )
+        for key, line in damaged.items():
+            if self.broken == "skip":
+                self._skip(key, UserError(line))
+            else:
+                self._anew.add(key)
+                print(f"mirrorlib: recorded anew: {line}", file=sys.stderr)
+
+    def faults(self, progress: bool = True) -> tuple[dict[EpisodeKey, str], list[EpisodeKey]]:
+        """Reads every recorded file. Returns a line for each that is damaged, and those of which
+        the source's files have changed since."""
+        keys = [k for split in SPLITS for k in self.source.keys(split) if self.path(k).exists()]
+        pool = ThreadPoolExecutor(min(THREADS, 2 * own_cores()))
+        damaged, changed = {}, []
+        try:
+            looks = tqdm(
+                pool.map(self._look, keys), "verifying", len(keys), unit="ep", delay=1,
+                disable=not progress,
+            )  # fmt: skip
+            for key, look in zip(keys, looks, strict=True):
+                if isinstance(look, str):
+                    damaged[key] = look
+                elif not look:
+                    changed.append(key)
         finally:
-            for future in futures:
-                future.cancel()
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
+        return damaged, changed
 
-
-_worker: dict[str, Any] = {}
-
-
-def _start_worker(source: Source, layout: Layout) -> None:
-    end_with_parent()
-    _worker.update(source=source, layout=layout)
-
-
-def _record(key: EpisodeKey, path: Path) -> bool:
-    try:
-        episode = _worker["source"].episode(key)
-        if not episode.success:
-            raise DemonstrationFailed(f"{key}: the episode says it did not succeed")
-    except DemonstrationFailed as failure:
-        marker = _failure(path)
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.write_text(f"{failure}\n")
-        return False
-    write_episode(path, episode, _worker["layout"])
-    return True
-
-
-def _failure(path: Path) -> Path:
-    return path.with_suffix(".failed")
+    def _look(self, key: EpisodeKey) -> bool | str:
+        """What is wrong with an episode's file, or whether its source is as it was."""
+        try:
+            return verified(self.path(key)) == self.source.stamp(key)
+        except UserError as error:
+            return " ".join(error.lines)

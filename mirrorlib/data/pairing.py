@@ -8,7 +8,7 @@ meets its own episode's step only when pairing by episode (arXiv 2509.21136).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +19,7 @@ from mirrorlib.errors import UserError
 from mirrorlib.randomness import derive_seed
 
 Pairing = Literal["episode", "instruction", "task"]
+Sampling = Literal["instruction", "task"]
 LEVELS: tuple[Pairing, ...] = ("episode", "instruction", "task")
 
 
@@ -57,12 +58,15 @@ def plan_batches(
     steps: int,
     pairing: Pairing,
     seed: int,
+    sampling: Sampling | None = None,
 ) -> list[BatchPlan]:
     """Every batch of a run, a function of its arguments alone.
 
     labels: (E, 3) episode, instruction and task of each episode. instructions, episodes: P and K.
-    Instructions and their episodes are dealt from shuffled decks, so that each is seen about
-    equally often. Raises UserError where the data cannot fill a batch.
+    sampling: what is seen about equally often, all instructions or, however many of them each
+    has, all tasks (`_ByTask`); None: instructions. These and their episodes are dealt from
+    shuffled decks. No instruction stands twice in a batch. Raises UserError where the data cannot
+    fill a batch.
     """
     by_instruction = {
         int(key): np.flatnonzero(labels[:, 1] == key) for key in np.unique(labels[:, 1])
@@ -78,14 +82,13 @@ def plan_batches(
             f"{pairing}; record more episodes or lower batch.episodes"
         )
     rng = np.random.default_rng(derive_seed("batches", seed))
-    instruction_deck = _Deck(list(by_instruction), rng)
+    tasks = {key: int(labels[rows[0], 2]) for key, rows in by_instruction.items()}
+    drawn = _ByTask(tasks, rng) if sampling == "task" else _Deck(list(by_instruction), rng)
     decks = {key: _Deck(rows.tolist(), rng) for key, rows in by_instruction.items()}
     plans = []
     for _ in range(steps):
         chosen = [
-            episode
-            for key in instruction_deck.deal(instructions)
-            for episode in decks[key].deal(episodes)
+            episode for key in drawn.deal(instructions) for episode in decks[key].deal(episodes)
         ]
         clips = np.array(chosen, dtype=np.int64)
         order, aligned = pair(labels[clips], pairing, rng)
@@ -147,3 +150,35 @@ class _Deck:
     def _first_but(self, held: set[int]) -> int | None:
         """Where the first card lies that is not among those held."""
         return next((place for place, card in enumerate(self.left) if card not in held), None)
+
+
+class _ByTask:
+    """Deals instructions, each by drawing a task uniformly, then one of the task's instructions
+    from a shuffled deck.
+
+    After ARP, which draws a task uniformly, then an episode of it, then a keyframe. What differs:
+    a task whose instructions all stand in the batch is not drawn for it again, so that tasks with
+    few of them are seen the more rarely the more instructions a batch has; a task's instructions
+    are equally likely, however many episodes each has; an instruction comes with K episodes.
+    """
+
+    def __init__(self, tasks: Mapping[int, int], rng: np.random.Generator) -> None:
+        """tasks: the task of each instruction."""
+        self.rng = rng
+        cards: dict[int, list[int]] = {}
+        for instruction, task in tasks.items():
+            cards.setdefault(task, []).append(instruction)
+        self.decks = {task: _Deck(held, rng) for task, held in cards.items()}
+
+    def deal(self, count: int) -> list[int]:
+        """`count` instructions, all different, of which there are at least so many."""
+        left = {task: len(deck.cards) for task, deck in self.decks.items()}
+        drawn = []
+        for _ in range(count):
+            drawn.append(list(left)[self.rng.integers(len(left))])
+            left[drawn[-1]] -= 1
+            left = {task: cards for task, cards in left.items() if cards}
+        hands = {
+            task: iter(self.decks[task].deal(drawn.count(task))) for task in dict.fromkeys(drawn)
+        }
+        return [next(hands[task]) for task in drawn]

@@ -1,31 +1,33 @@
 """Episodes on disk, as training reads them: one safetensors file an episode.
 
 A file keeps what a batch may ask for and no more: the observation before every keyframe, the
-action it led to, and evenly spaced frames of the clip cameras. Files are memory-mapped, so a
-batch reads only its own steps and clips.
+action it led to, and evenly spaced frames of the clip cameras. A batch reads only its own steps
+and clips, straight to where they are wanted, and leaves no file open.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
+from mirrorlib.data.checksum import UNSEALED, read_header, reason, sealed, stored_name
 from mirrorlib.errors import UserError
 from mirrorlib.interfaces import Episode
 
-FORMAT = 1
+FORMAT = 2
 CLIP_OVERSAMPLING = 4
 """Frames kept for each frame of a clip, so that training may vary which it sees."""
+STEP = ("rgb", "depth", "intrinsics", "extrinsics", "proprioception", "action")
+DTYPES: Mapping[str, type[np.generic]] = {"U8": np.uint8, "U16": np.uint16, "F32": np.float32}
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,9 @@ class Layout:
     step_cameras: tuple[str, ...]
 
 
-def write_episode(path: Path, episode: Episode, layout: Layout) -> None:
-    """Write beside `path`, flush, rename: a reader never sees half a file."""
+def write_episode(path: Path, episode: Episode, layout: Layout, stamp: str = "") -> None:
+    """Write beside `path`, flush, rename: a reader never sees half a file. stamp: of what the
+    episode was read from, see `Source.stamp`. Raises UserError where a camera is missing."""
     missing = sorted({*layout.clip_cameras, *layout.step_cameras} - set(episode.rgb))
     if missing:
         raise UserError(
@@ -52,18 +55,23 @@ def write_episode(path: Path, episode: Episode, layout: Layout) -> None:
     for camera in layout.clip_cameras:
         tensors[f"clip/{camera}"] = episode.rgb[camera][rows].transpose(0, 3, 1, 2)
     header = {
+        **UNSEALED,
         "task": episode.task,
         "variation": episode.variation,
         "descriptions": list(episode.descriptions),
         "origin": dict(episode.origin),
+        "name": stored_name(path),
+        "stamp": stamp,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     # safetensors writes an array's memory as it lies, whatever its strides.
     tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    content = sealed(save(tensors, {"episode": json.dumps(header)}))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        save_file(tensors, partial, metadata={"episode": json.dumps(header)})
-        with partial.open("rb") as file:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     finally:
@@ -72,6 +80,13 @@ def write_episode(path: Path, episode: Episode, layout: Layout) -> None:
 
 def _step_tensors(episode: Episode, cameras: Sequence[str]) -> dict[str, NDArray[Any]]:
     """Observations before each keyframe (S, V, ...) and the actions (S, 9) they led to."""
+    sizes = {camera: episode.rgb[camera].shape[1:3] for camera in cameras}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{c} {width} x {height}" for c, (height, width) in sizes.items())
+        raise UserError(
+            f"{episode.task}, variation {episode.variation}: cameras of different sizes ({told}); "
+            "choose those of one size with data.step_cameras"
+        )
     targets = np.asarray(episode.keyframes)
     before = np.concatenate([[0], targets[:-1]])
     depth = np.stack([episode.depth[c][before] for c in cameras], 1)
@@ -100,27 +115,53 @@ def _stack(matrices: Any, cameras: Sequence[str], rows: NDArray[Any]) -> NDArray
     return np.stack([matrices[c][rows] for c in cameras], 1).astype(np.float32)
 
 
+class _Array(NamedTuple):
+    """Where an array lies in its file."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    offset: int
+
+
 class StoredEpisode:
     """One episode's file, read as asked."""
 
     def __init__(self, path: Path) -> None:
+        """Raises UserError where the file is not whole; its checksum is not looked at."""
         self.path = path
         try:
-            with safe_open(path, "numpy") as file:
-                header = json.loads(file.metadata()["episode"])
-                self.steps = int(file.get_slice("action").get_shape()[0])
-                names: list[str] = list(file.keys())
-                clips = sorted(name for name in names if name.startswith("clip/"))
-                self.clip_cameras = [name.removeprefix("clip/") for name in clips]
-                self.kept = int(file.get_slice(clips[0]).get_shape()[0])
-        except (SafetensorError, LookupError, TypeError, ValueError) as error:
+            header = self._open()
+            clips = sorted(name for name in self._arrays if name.startswith("clip/"))
+            self.clip_cameras = [name.removeprefix("clip/") for name in clips]
+            self.steps, self.kept = (self._arrays[n].shape[0] for n in ("action", clips[0]))
+            self.task: str = header["task"]
+            self.variation: int = header["variation"]
+            self.descriptions: list[str] = header["descriptions"]
+            self.origin: dict[str, Any] = header["origin"]
+        except (OSError, LookupError, TypeError, ValueError) as error:
             raise UserError(
-                f"{path}: not a whole recorded episode ({error}); delete it and run again"
+                f"{path}: not a whole recorded episode ({reason(error)}); run `mirrorlib record "
+                "RECIPE data.broken=rebuild`"
             ) from error
-        self.task: str = header["task"]
-        self.variation: int = header["variation"]
-        self.descriptions: list[str] = header["descriptions"]
-        self.origin: dict[str, Any] = header["origin"]
+
+    def _open(self) -> Any:
+        """Learns where the arrays lie. Returns what the header tells of the episode."""
+        with self.path.open("rb", buffering=0) as file:
+            text = read_header(file)
+            size = os.fstat(file.fileno()).st_size - 8 - len(text)
+        header = json.loads(text)
+        told = header.pop("__metadata__")
+        if size != max(array["data_offsets"][1] for array in header.values()):
+            raise ValueError("it is cut short")
+        self._arrays = {
+            name: _Array(
+                np.dtype(DTYPES[array["dtype"]]),
+                tuple(array["shape"]),
+                8 + len(text) + array["data_offsets"][0],
+            )
+            for name, array in header.items()
+        }
+        return json.loads(told["episode"])
 
     @property
     def name(self) -> str:
@@ -135,22 +176,57 @@ class StoredEpisode:
 
     def clip(self, camera: str, rows: Iterable[int]) -> NDArray[np.uint8]:
         """The frames (T, 3, H, W) of a camera that are asked for, of the `kept` ones."""
-        with safe_open(self.path, "numpy") as file:
-            frames = file.get_slice(f"clip/{camera}")
-            return np.stack([frames[int(row)] for row in rows])
+        rows = list(rows)
+        frames = np.empty((len(rows), *self.frame_shape(camera)), np.uint8)
+        self.read_clip(camera, rows, frames)
+        return frames
 
     def step(self, index: int) -> dict[str, NDArray[Any]]:
         """The observation before keyframe `index` and the action (9,) that led to it."""
-        with safe_open(self.path, "numpy") as file:
-            step = {
-                name: file.get_slice(name)[index]
-                for name in (
-                    "rgb", "depth", "intrinsics", "extrinsics", "proprioception", "action",
-                )
-            }  # fmt: skip
-            scale = file.get_tensor("depth_scale")[0]
-        step["depth"] = step["depth"].astype(np.float32) * scale
+        step = {name: np.empty(shape, dtype) for name, (shape, dtype) in self.step_shapes().items()}
+        self.read_step(index, step)
         return step
+
+    def frame_shape(self, camera: str) -> tuple[int, ...]:
+        """(3, H, W) of the camera's clips."""
+        return self._arrays[f"clip/{camera}"].shape[1:]
+
+    def step_shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Shape and dtype of every part of a step."""
+        arrays = {name: self._arrays[name] for name in STEP}
+        shapes = {name: (array.shape[1:], array.dtype) for name, array in arrays.items()}
+        return shapes | {"depth": (arrays["depth"].shape[1:], np.dtype(np.float32))}
+
+    def read_clip(self, camera: str, rows: Iterable[int], frames: NDArray[np.uint8]) -> None:
+        """As `clip`, into `frames`, contiguous. Raises UserError where its shape is another."""
+        with self.path.open("rb", buffering=0) as file:
+            for place, row in enumerate(rows):
+                self._read(file, f"clip/{camera}", row, frames[place])
+
+    def read_step(self, index: int, step: Mapping[str, NDArray[Any]]) -> None:
+        """As `step`, into the arrays given, contiguous. Raises UserError where their shapes are
+        others."""
+        depth = np.empty(step["depth"].shape, np.uint16)
+        scale = np.empty((), np.float32)
+        with self.path.open("rb", buffering=0) as file:
+            for name in STEP:
+                self._read(file, name, index, depth if name == "depth" else step[name])
+            self._read(file, "depth_scale", 0, scale)
+        np.multiply(depth, scale, out=step["depth"], dtype=np.float32)
+
+    def _read(self, file: BinaryIO, name: str, row: int, target: NDArray[Any]) -> None:
+        array = self._arrays[name]
+        if not -array.shape[0] <= row < array.shape[0]:
+            raise IndexError(f"{self.path}: {name} has {array.shape[0]} rows, none of number {row}")
+        if target.shape != array.shape[1:]:
+            raise UserError(
+                f"{self.path}: {name} of shape {array.shape[1:]} beside others of "
+                f"{target.shape}; let all episodes have pictures of one size"
+            )
+        assert target.dtype == array.dtype and target.flags.c_contiguous
+        offset = array.offset + row % array.shape[0] * target.nbytes
+        if os.preadv(file.fileno(), [target.data], offset) != target.nbytes:
+            raise UserError(f"{self.path}: cut short while it was read; run again")
 
 
 def clean_depth(depth: NDArray[Any]) -> NDArray[np.float32]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from mirrorlib.data.cache import Cache
 from mirrorlib.data.store import StoredEpisode
+from mirrorlib.errors import UserError
 from mirrorlib.evaluation.alignment import fresh_probe, trained_alignment
+from mirrorlib.evaluation.closed_loop import roll_out
 from mirrorlib.evaluation.recognition import RECOGNITION, recognise, write_recognition
 from mirrorlib.evaluation.representations import (
     FILE,
@@ -24,8 +27,9 @@ from mirrorlib.evaluation.representations import (
     represent,
     save_representations,
 )
-from mirrorlib.evaluation.rollouts import Rollout, Scene, roll_out, write_outcomes
-from mirrorlib.interfaces import DataProperties, Simulator
+from mirrorlib.evaluation.rollouts import Rollout, Scene, write_outcomes
+from mirrorlib.evaluation.simulating import Limits
+from mirrorlib.interfaces import DataProperties, EpisodeKey, Simulator
 from mirrorlib.probing.controls import alteration, controlled, impossible
 from mirrorlib.probing.names import ALTERED, Control
 from mirrorlib.processes import own_cores
@@ -144,9 +148,10 @@ class Evaluation:
 
     def _success(self, simulator: ComponentSection) -> None:
         settings, accelerator = self.recipe.evaluation, self.accelerator
-        scenes = self._scenes()
+        scenes = self.scenes()
         filmed = {scene.task: scene for scene in reversed(scenes)} if settings.video_camera else {}
-        rollouts = roll_out(
+        roll = partial(
+            roll_out,
             self.joint.executor,
             scenes[accelerator.process_index :: accelerator.num_processes],
             partial(build_simulator, simulator, settings.video_camera),
@@ -155,22 +160,60 @@ class Evaluation:
             workers=settings.workers or 2 * own_cores(),
             device=accelerator.device,
             film=set(filmed.values()),
+            demonstrations=self.cache.source if settings.scenes == "demonstrations" else None,
+            limits=Limits() if settings.timeout is None else Limits(answer=settings.timeout),
             progress=accelerator.is_main_process,
         )
-        if accelerator.num_processes > 1:
-            rollouts = sorted(gather_object(rollouts), key=lambda rollout: rollout.scene)
+        rollouts = together(accelerator, roll)
         if accelerator.is_main_process:
-            _report_success(rollouts, self.report)
+            report_success(rollouts, self.report)
 
-    def _scenes(self) -> list[Scene]:
-        """The first scenes of every variation that the source trains on."""
+    def scenes(self) -> list[Scene]:
+        """The first scenes of every variation that the source trains on, or of every variation
+        that the split has recorded demonstrations of."""
         settings = self.recipe.evaluation
+        if settings.scenes == "demonstrations":
+            recorded = {episode.name for episode in self.cache.episodes(settings.split)}
+            keys = self.cache.source.keys(settings.split)
+            return list(_first(settings.rollouts, (key for key in keys if str(key) in recorded)))
         keys = self.cache.source.keys("train")
         return [
             Scene(task, variation, settings.split, index)
             for task, variation in dict.fromkeys((key.task, key.variation) for key in keys)
             for index in range(settings.rollouts)
         ]
+
+
+def together(accelerator: Accelerator, roll: Callable[[], list[Rollout]]) -> list[Rollout]:
+    """The rollouts of all processes, in order of scenes; every process calls it.
+
+    Where `roll` raises in one of them, all end once theirs are through: the first that failed with
+    its error, and a defect with its own; the others without a word, with the same exit code.
+    """
+    if accelerator.num_processes == 1:
+        return roll()
+    rollouts, problem = list[Rollout](), None
+    try:
+        rollouts = roll()
+    except Exception as error:
+        problem = error
+    code = 0 if problem is None else 2 if isinstance(problem, UserError) else 1
+    codes: list[int] = gather_object([code])
+    failed = [process for process, its in enumerate(codes) if its]
+    if problem is not None and (code == 1 or failed[0] == accelerator.process_index):
+        raise problem
+    if failed:
+        raise SystemExit(codes[failed[0]])
+    return sorted(gather_object(rollouts), key=lambda rollout: rollout.scene)
+
+
+def _first(count: int, keys: Iterable[EpisodeKey]) -> Iterator[Scene]:
+    """The scenes of the first `count` keys of every variation, in order."""
+    seen: Counter[tuple[str, int]] = Counter()
+    for key in keys:
+        seen[key.task, key.variation] += 1
+        if seen[key.task, key.variation] <= count:
+            yield Scene(key.task, key.variation, key.split, key.index)
 
 
 def build_simulator(section: ComponentSection, camera: str | None, film: bool) -> Simulator:
@@ -180,7 +223,9 @@ def build_simulator(section: ComponentSection, camera: str | None, film: bool) -
     return simulator
 
 
-def _report_success(rollouts: Sequence[Rollout], report: Report) -> None:
+def report_success(rollouts: Sequence[Rollout], report: Report) -> None:
+    """Success by task, motions that could not be executed by kind, and scenes that were lost, in
+    the report and in its folder, with the films."""
     write_outcomes(rollouts, report.folder)
     by_task: dict[str, list[bool]] = {}
     for rollout in rollouts:
@@ -190,4 +235,10 @@ def _report_success(rollouts: Sequence[Rollout], report: Report) -> None:
     report.add_share("eval/success_rate", sum(r.success for r in rollouts), len(rollouts))
     for task, successes in by_task.items():
         report.add_share(f"eval/success_rate/{task}", sum(successes), len(successes))
-    report.metrics["eval/rollout_motion_errors"] = float(sum(r.errors for r in rollouts))
+    kinds = sum((Counter(r.error_kinds) for r in rollouts), Counter())
+    report.metrics |= {
+        "eval/rollout_motion_errors": float(sum(r.errors for r in rollouts)),
+        **{f"eval/rollout_errors/{kind}": float(count) for kind, count in sorted(kinds.items())},
+        "eval/rollouts_retried": float(sum(r.retried for r in rollouts)),
+        "eval/rollouts_lost": float(sum(r.lost is not None for r in rollouts)),
+    }

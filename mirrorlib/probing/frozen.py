@@ -149,7 +149,7 @@ class Frozen:
         """overrides: of the checkpoint's recipe. Raises UserError."""
         settled = ("evaluation.simulator=null", "train.precision=null", f"evaluation.split={split}")
         recipe = load_recipe(checkpoint / "recipe.yaml", [*settled, *overrides])
-        installed().require(recipe.distributions)
+        installed().require(recipe.offers)
         with seeded(recipe.seed, "source"):
             source: Source = build_section("source", recipe.source)
         if not source.keys(split):
@@ -177,7 +177,9 @@ class Frozen:
 
     def record(self, splits: Sequence[Split]) -> None:
         """Records what the cache lacks."""
-        self.cache.record(self.cache.missing(splits), recording_workers(self.recipe))
+        with self.cache.lacking() as missing:
+            wanted = [key for key in missing if key.split in splits]
+            self.cache.record(wanted, recording_workers(self.recipe))
 
     def rows(self, split: Split, alter: Alter | None = None, title: str = "") -> Rows:
         """The representations of a split's episodes. alter: what the executor is fed instead.

@@ -93,6 +93,8 @@ class Report:
                 chance = m.get(f"{name}_chance")
                 shown = "" if chance is None else _percent(chance)
                 rows.append((title, _percent(m[name]), self._interval(name), shown))
+        if lost := m.get("eval/rollouts_lost"):
+            rows.append(("lost scenes, counted as not solved", f"{lost:.0f}", "", ""))
         for prefix, title in (("recall", "Recall@1 trained"), ("probe_recall", "Recall@1 fresh")):
             for suffix, level in (("", "instruction"), ("_episode", "scene")):
                 for way, arrow in (("u2e", "see -> do"), ("e2u", "do -> see")):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from mirrorlib.randomness import derive_seed
 from mirrorlib.recipe import Recipe, dump_recipe
 from mirrorlib.training.average import Average
 from mirrorlib.training.checkpoint import load_state, load_weights, recorded_step, save_checkpoint
+from mirrorlib.training.compiling import compiled
 from mirrorlib.training.interruption import stopping_between_steps
 from mirrorlib.training.joint import Joint, JointLoss
 from mirrorlib.training.memory import keep_freed_memory
@@ -38,7 +39,7 @@ from mirrorlib.training.optimizer import (
     learning_rate_scale,
     set_learning_rates,
 )
-from mirrorlib.training.size import counting_flops
+from mirrorlib.training.size import costs, counting_flops
 
 Log = Callable[[dict[str, float], int], None]
 PARTS = ("observer", "executor", "alignment")
@@ -47,7 +48,7 @@ PARTS = ("observer", "executor", "alignment")
 @dataclass(frozen=True)
 class Trained:
     """steps: that the joint module has seen. flops: floating-point operations of a step, all
-    processes together (`counting_flops`); None where no step was left."""
+    processes together (`counting_flops`); None where no step was left, or none could be counted."""
 
     steps: int
     flops: int | None
@@ -89,11 +90,14 @@ class Training:
             )
         batches = load(self.batches, start * settings.accumulation, self._workers())
         flops: int | None = None
-        with self._bar(start, last) as bar, stopping_between_steps() as stop:
+        with self._compiled(), self._bar(start, last) as bar, stopping_between_steps() as stop:
             for done in range(start + 1, last + 1):
-                with counting_flops() if flops is None else nullcontext() as counted:
+                first = done == start + 1
+                with self._counting(done) if first else nullcontext() as counted:
                     spaces = self._step(done - 1, model, optimizer, batches, meter)
-                flops = counted[0] if counted else flops
+                if first:
+                    flops = counted[0] * accelerator.num_processes if counted else None
+                    self.log(costs(self.joint, flops), done)
                 if average is not None:
                     average.update(done)
                 bar.update()
@@ -107,13 +111,25 @@ class Training:
                 if stopping:
                     accelerator.wait_for_everyone()
                     raise KeyboardInterrupt
-                if done == start + 1:
+                if first:
                     self._refuse_unused()
                 optimizer.zero_grad(set_to_none=True)
             stop.asked = any(gather_object([stop.asked]))
         if average is not None:
             average.swap()
-        return Trained(last, flops and flops * accelerator.num_processes)
+        return Trained(last, flops)
+
+    def _compiled(self) -> AbstractContextManager[None]:
+        if not self.recipe.train.compile:
+            return nullcontext()
+        return compiled(self.joint, self.accelerator.device)
+
+    def _counting(self, step: int) -> AbstractContextManager[list[int] | None]:
+        """Nothing that is counted is compiled, and compiling changes the rounding: of a compiled
+        run, none but the very first step may be counted."""
+        if self.recipe.train.compile and step > 1:
+            return nullcontext()
+        return counting_flops()
 
     def _bar(self, start: int, last: int) -> Any:
         hidden = not self.accelerator.is_main_process

@@ -22,6 +22,17 @@ def parameter_counts(joint: Joint) -> dict[str, tuple[int, int]]:
     }
 
 
+def costs(joint: Joint, flops: int | None) -> dict[str, float]:
+    """How large each part is and how much a step computes (None: not counted), as metrics."""
+    found = {}
+    for part, (every, learning) in parameter_counts(joint).items():
+        found[f"cost/{part}/parameters"] = float(every)
+        found[f"cost/{part}/parameters_learning"] = float(learning)
+    if flops is not None:
+        found["cost/step_flops"] = float(flops)
+    return found
+
+
 def describe_sizes(joint: Joint) -> Iterator[str]:
     """A line for each part that has parameters."""
     dims = {

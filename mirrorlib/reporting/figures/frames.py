@@ -43,8 +43,8 @@ class Frames:
 
     def clip(self, name: str) -> Image:
         """The middle frame (H, W, 3) of an episode's clip, such as `test/turn_tap/0/3`."""
-        _, _, frames, _ = middle_clip(self._episode(name), self.clip_frames, self.camera)
-        return frames[len(frames) // 2].transpose(1, 2, 0)
+        episode, camera, rows, _ = middle_clip(self._episode(name), self.clip_frames, self.camera)
+        return episode.clip(camera, [rows[len(rows) // 2]])[0].transpose(1, 2, 0)
 
     def scene(self, name: str) -> Image:
         """The first view (H, W, 3) that the executor has of an episode before it acts."""

@@ -6,8 +6,11 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-CAMERAS = ("front", "left_shoulder", "right_shoulder", "wrist", "overhead")
+Camera = Literal["front", "left_shoulder", "right_shoulder", "wrist", "overhead"]
+CAMERAS: tuple[Camera, ...] = ("front", "left_shoulder", "right_shoulder", "wrist", "overhead")
 SPLITS = ("train", "val", "test")
+ROOT = "MIRRORLIB_RLBENCH_DATA"
+"""The environment variable that names the folder of demonstrations where a recipe does not."""
 
 
 class RLBenchConfig(BaseModel):
@@ -15,10 +18,11 @@ class RLBenchConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    root: str = Field(
+    root: str | None = Field(
+        None,
         min_length=1,
         description="folder that holds a folder of tasks for every split, in RLBench's layout or "
-        "PerAct's; ~ is the home folder",
+        f"PerAct's; ~ is the home folder; none: ${ROOT}",
     )
     tasks: list[str] | dict[str, list[int] | None] | None = Field(
         None,
@@ -66,3 +70,28 @@ class RLBenchConfig(BaseModel):
         if any(a >= b for a, b in zip(low, high, strict=True)):
             raise ValueError(f"workspace {self.workspace} must give the smallest x, y, z first")
         return self
+
+
+class SimulatorConfig(BaseModel):
+    """Options of the simulator `rlbench`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image_size: int = Field(128, ge=16, le=1024, description="side of every image in pixels")
+    cameras: tuple[Camera, ...] = Field(
+        CAMERAS[:4], min_length=1, description="cameras to draw, in this order; the source's"
+    )
+    proprioception: Literal["pose", "gripper"] = Field(
+        "pose", description="what the executor is told of the robot, as the source's option"
+    )
+    workspace: tuple[float, float, float, float, float, float] = Field(
+        (-0.3, -0.5, 0.6, 0.7, 0.5, 1.6),
+        description="bounds of actions in metres, smallest x, y, z, then largest; PerAct's",
+    )
+    renderer: Literal["opengl", "opengl3"] = Field(
+        "opengl", description="opengl3 draws shadows and takes some eight times as long"
+    )
+    video_camera: Camera | None = Field(
+        None, description="camera whose view of every motion `step` returns; none: no video"
+    )
+    video_fps: float = Field(10.0, gt=0, le=20, description="frames a second of that video")

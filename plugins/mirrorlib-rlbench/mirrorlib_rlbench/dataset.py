@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 
 from mirrorlib.errors import UserError, suggestion
 from mirrorlib.interfaces import DataProperties, Episode, EpisodeKey, Source, Split
-from mirrorlib_rlbench.config import SPLITS, RLBenchConfig
+from mirrorlib_rlbench.config import ROOT, SPLITS, RLBenchConfig
+from mirrorlib_rlbench.conventions import HALF_ROW, PROPRIOCEPTION
 from mirrorlib_rlbench.episode import Recording, episode_variation, read_episode
+from mirrorlib_rlbench.stamps import episode_stamp
 
 READER = 1
 """Raised whenever the reader returns other numbers for the same files."""
@@ -29,14 +32,15 @@ class RLBenchDataset(Source):
 
     def __init__(
         self,
-        root: str | Path,
+        root: str | Path | None,
         tasks: Sequence[str] | Mapping[str, list[int] | None] | None = None,
         split: str = "train",
         **options: Any,
     ) -> None:
         """root, tasks: as in `RLBenchConfig`, whose other fields are the options. split: of the
         sequence, train, val, test or any other folder of root."""
-        self.config = RLBenchConfig(root=str(root), tasks=tasks, **options)
+        place = None if root is None else str(root)
+        self.config = RLBenchConfig(root=place, tasks=tasks, **options)
         self.split = cast(Split, split)
         self.properties = DataProperties(
             cameras=self.config.cameras,
@@ -87,8 +91,18 @@ class RLBenchDataset(Source):
             "proprioception": self.config.proprioception,
         }
 
+    def stamp(self, key: EpisodeKey) -> str:
+        """Of pickles and pictures of the cameras that are read."""
+        path = self._episodes(key.split).get(key)
+        return "" if path is None else episode_stamp(path, self.config.cameras)
+
     def _root(self) -> Path:
-        return Path(self.config.root).expanduser().resolve()
+        named = self.config.root or os.environ.get(ROOT)
+        if not named:
+            raise UserError(
+                f"source.root: says no folder of demonstrations, nor does ${ROOT}; set one"
+            )
+        return Path(named).expanduser().resolve()
 
     def _episodes(self, split: str) -> dict[EpisodeKey, Path]:
         """Every episode of the tasks and variations asked for, in order. Looked up once."""
@@ -126,12 +140,8 @@ class RLBenchDataset(Source):
 
     def _proprioception(self, recording: Recording) -> NDArray[np.float32]:
         """(T, P). What the gripper reads, as the robot itself could tell."""
-        opened = _present(recording, "gripper_open")[:, None]
-        if self.config.proprioception == "pose":
-            parts = [_present(recording, "gripper_pose"), opened]
-        else:
-            parts = [opened, _present(recording, "gripper_joint_positions")]
-        return np.concatenate(parts, 1).astype(np.float32)
+        names = PROPRIOCEPTION[self.config.proprioception]
+        return np.column_stack([_present(recording, name) for name in names]).astype(np.float32)
 
 
 def _check_root(root: Path, folders: Sequence[str]) -> None:
@@ -178,15 +188,13 @@ def _episode(
     proprioception: NDArray[np.float32],
     origin: Mapping[str, Any],
 ) -> Episode:
-    """In mirrorlib's conventions. The centre of the top left pixel is (0.5, 0.5) there; in
-    RLBench's pictures it is (0.5, 0), as walls seen by two cameras and the table tell."""
+    """In mirrorlib's conventions."""
     if not recording.instructions:
         raise UserError(
             f"{recording.path}: no instruction; fetch its variation_descriptions.pkl, or leave "
             f"variation {key.variation} out of source.tasks"
         )
     ignored = recording.ignore_collisions
-    half_row = np.array([[0, 0, 0], [0, 0, 0.5], [0, 0, 0]])
     intrinsics = _of_cameras(recording, "intrinsics")
     return Episode(
         task=key.task,
@@ -194,7 +202,7 @@ def _episode(
         descriptions=recording.instructions,
         rgb=cast("Mapping[str, NDArray[np.uint8]]", recording.rgb),
         depth=_of_cameras(recording, "depth"),
-        intrinsics={camera: matrices + half_row for camera, matrices in intrinsics.items()},
+        intrinsics={camera: matrices + HALF_ROW for camera, matrices in intrinsics.items()},
         extrinsics=_of_cameras(recording, "extrinsics"),
         gripper_pose=_present(recording, "gripper_pose"),
         gripper_open=_present(recording, "gripper_command"),

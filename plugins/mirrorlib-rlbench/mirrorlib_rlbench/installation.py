@@ -7,10 +7,13 @@ is therefore read from files and metadata alone.
 from __future__ import annotations
 
 import os
+import re
+import socket
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+SOCKETS = "/tmp/.X11-unix"
 SIMULATOR = (
     "https://downloads.coppeliarobotics.com/V4_1_0/CoppeliaSim_Edu_V4_1_0_Ubuntu20_04.tar.xz"
 )
@@ -24,8 +27,13 @@ INSTALL_PYREP = (
     "with CoppeliaSim in place run `pip install git+https://github.com/stepjam/PyRep.git`"
 )
 INSTALL_RLBENCH = (
-    "with CoppeliaSim in place run `pip install git+https://github.com/stepjam/RLBench.git "
-    "'numpy<2'`"
+    "with CoppeliaSim in place run `pip install 'rlbench[gym] @ "
+    "git+https://github.com/stepjam/RLBench.git' 'numpy<2'`"
+)
+XVFB = "`sudo apt-get install xvfb` once, then put `xvfb-run -a` before the command"
+X_SERVER = (
+    "`sudo nvidia-xconfig -a --use-display-device=None --virtual=1280x1024` once, then "
+    "`sudo nohup X :99 &` and `export DISPLAY=:99`"
 )
 
 
@@ -65,13 +73,60 @@ def check_pyrep() -> str | None:
 
 
 def check_rlbench() -> str | None:
-    """None where RLBench is installed beside a numpy that it works with, else what mends it."""
-    if not any((folder / "environment.py").is_file() for folder in _folders("rlbench")):
+    """None where RLBench is installed so that it can be imported, else what mends it."""
+    folders = _rlbench()
+    if not folders:
         return f"not installed; {INSTALL_RLBENCH}"
-    numpy = _version("numpy") or ""
-    if int(numpy.partition(".")[0] or 0) >= 2:
-        return f"its masks cannot be read with numpy {numpy}; run `pip install 'numpy<2'`"
+    start = folders[0] / "__init__.py"
+    if start.is_file() and "gymnasium" in start.read_text() and find_spec("gymnasium") is None:
+        return "it imports gymnasium, which is not installed; run `pip install gymnasium`"
     return None
+
+
+def check_masks() -> str | None:
+    """None unless RLBench is beside a numpy with which it cannot read masks; mirrorlib needs none,
+    neither of recordings nor live."""
+    numpy = _version("numpy") or ""
+    if _rlbench() and int(numpy.partition(".")[0] or 0) >= 2:
+        return f"cannot be read with numpy {numpy}; run `pip install 'numpy<2'` if you use them"
+    return None
+
+
+def check_display() -> str | None:
+    """None where an X server answers, else how to start one: CoppeliaSim ends the process without,
+    headless or not."""
+    display = os.environ.get("DISPLAY")
+    start = f"run {XVFB}; or, drawn by an NVIDIA GPU, {X_SERVER}"
+    if not display:
+        return f"DISPLAY is not set, and CoppeliaSim draws with an X server alone; {start}"
+    local = re.fullmatch(r"(?:unix)?:(\d+)(?:\.\d+)?", display)
+    if local and not _answers(int(local[1])):
+        return f"DISPLAY={display}, but no X server answers there; {start}"
+    return None
+
+
+def titled(name: str, distribution: str) -> str:
+    """The name with the installed version, where there is one."""
+    found = _version(distribution)
+    return f"{name} {found}" if found else name
+
+
+def _answers(number: int) -> bool:
+    """Whether a server of that number listens on this machine, by its file or Linux's own name."""
+    place = f"{SOCKETS}/X{number}"
+    for address in (place, f"\0{place}"):
+        with socket.socket(socket.AF_UNIX) as asked:
+            asked.settimeout(1)
+            try:
+                asked.connect(address)
+                return True
+            except OSError:
+                continue
+    return False
+
+
+def _rlbench() -> list[Path]:
+    return [folder for folder in _folders("rlbench") if (folder / "environment.py").is_file()]
 
 
 def _folders(package: str) -> list[Path]:

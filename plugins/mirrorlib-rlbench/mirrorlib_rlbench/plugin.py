@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from mirrorlib import Check, Component, hookimpl
+from mirrorlib_rlbench.installation import titled
+
+LIVE = ("simulator rlbench",)
+"""What needs RLBench itself; reading its recordings does not."""
 
 
 @hookimpl
@@ -18,10 +22,24 @@ def mirrorlib_sources() -> list[Component]:
 
 
 @hookimpl
+def mirrorlib_simulators() -> list[Component]:
+    return [
+        Component(
+            "rlbench",
+            build="mirrorlib_rlbench.simulator:RLBenchSimulator",
+            config="mirrorlib_rlbench.config:SimulatorConfig",
+            summary="RLBench itself with CoppeliaSim, where it is installed",
+        )
+    ]
+
+
+@hookimpl
 def mirrorlib_checks() -> list[Check]:
     where = "mirrorlib_rlbench.installation"
     return [
-        Check("CoppeliaSim 4.1", run=f"{where}:check_simulator", optional=True),
-        Check("PyRep", run=f"{where}:check_pyrep", optional=True),
-        Check("RLBench", run=f"{where}:check_rlbench", optional=True),
+        Check("CoppeliaSim 4.1", run=f"{where}:check_simulator", needed_by=LIVE),
+        Check(titled("PyRep", "pyrep"), run=f"{where}:check_pyrep", needed_by=LIVE),
+        Check(titled("RLBench", "rlbench"), run=f"{where}:check_rlbench", needed_by=LIVE),
+        Check("display of CoppeliaSim", run=f"{where}:check_display", needed_by=LIVE),
+        Check("RLBench's masks", run=f"{where}:check_masks", needed_by=()),
     ]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from mirrorlib import Check, Component, hookimpl
 
+PUBLISHED = tuple(f"observer {name}" for name in ("r3d_18", "mvit_v2_s", "s3d", "swin3d_t"))
+"""torchvision's own networks."""
+
 
 @hookimpl
 def mirrorlib_observers() -> list[Component]:
@@ -45,6 +48,6 @@ def mirrorlib_observers() -> list[Component]:
 def mirrorlib_checks() -> list[Check]:
     where = "mirrorlib_torchvision.installation"
     return [
-        Check("torchvision matches torch", run=f"{where}:check_versions", optional=True),
-        Check("torchvision imports", run=f"{where}:check_import", optional=True, slow=True),
+        Check("torchvision matches torch", run=f"{where}:check_versions", needed_by=PUBLISHED),
+        Check("torchvision imports", run=f"{where}:check_import", needed_by=PUBLISHED, slow=True),
     ]

@@ -23,7 +23,7 @@ def mirrorlib_checks() -> list[Check]:
         Check(
             "ViCLIP's tokenizer loads",
             run="mirrorlib.tokenizer:check",
-            optional=True,
+            needed_by=(),
             slow=True,
         )
     ]

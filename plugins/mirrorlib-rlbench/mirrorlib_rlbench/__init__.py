@@ -1,4 +1,4 @@
-"""RLBench for mirrorlib: a safe, lazy reader of its demonstrations, and checks of its installation.
+"""RLBench for mirrorlib: a safe, lazy reader of its demonstrations, and the live simulator.
 
 Importing this package never imports torch or RLBench; the source imports torch when first used.
 """

@@ -1,0 +1,6 @@
+from rlbench.backend.task import Task
+
+
+class OpenDrawer(Task):
+    variations = 3
+    words = ("go to drawer {}", "drawer number {} is it")

@@ -1,0 +1,6 @@
+from rlbench.backend.task import Task
+
+
+class TurnTap(Task):
+    variations = 2
+    words = ("go to tap {}", "tap number {} is it")

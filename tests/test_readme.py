@@ -54,9 +54,11 @@ LAUNCHES = [c for c in commands() if re.search(r"-m mirrorlib\.run\b", c)]
 ON_GPUS = [c for c in LAUNCHES if "--multi_gpu" in c]
 PUBLISHED = [c for c in LAUNCHES if "recipes/small/" in c]
 """What needs published weights; tests/test_recipes.py runs those recipes with small networks."""
+RECORDED = [c for c in commands() if c.endswith("~/data/rlbench")]
+"""What needs recordings of RLBench's."""
 PLAIN = "accelerate launch -m mirrorlib.run recipes/infonce.yaml"
 PROBE = "accelerate launch -m mirrorlib.probe recipes/probe.yaml"
-OURS = [c for c in commands() if c.startswith("mirrorlib ")]
+OURS = [c for c in commands() if c.startswith("mirrorlib ") and c not in RECORDED]
 
 
 def fenced(language: str) -> list[str]:
@@ -97,7 +99,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_command_is_known_here():
     """A new line in the README needs a test."""
-    known = [*LAUNCHES, *OURS, PROBE, "L = L_observer + w_e L_executor + w_a L_align"]
+    known = [*LAUNCHES, *OURS, *RECORDED, PROBE, "L = L_observer + w_e L_executor + w_a L_align"]
     others = [c for c in commands() if c not in known and not c.startswith((*BY_HAND, "make "))]
     assert [other.partition(": ")[0] for other in others] == ["my-run.yaml:5:28"]
     assert len(ON_GPUS) == 2 and len(LAUNCHES) > 8 and len(OURS) > 3
@@ -124,7 +126,7 @@ def test_the_makefile_has_it(command: str):
 
 
 @pytest.mark.parametrize(
-    "command", dict.fromkeys(c for c in LAUNCHES if c not in (*ON_GPUS, *PUBLISHED))
+    "command", dict.fromkeys(c for c in LAUNCHES if c not in (*ON_GPUS, *PUBLISHED, *RECORDED))
 )
 def test_a_launch_line_runs(command: str, folder: Path, monkeypatch, capfd):
     """One under Accelerate's launcher, one under torchrun; the others in this process, which has
@@ -146,6 +148,21 @@ def test_a_launch_line_runs(command: str, folder: Path, monkeypatch, capfd):
     if "--dry-run" in command:
         for part in ("clips.frames", "recording ", "training ", "checkpoint ", "evaluation "):
             assert f"\n{part}" in printed
+
+
+@pytest.mark.skipif("MIRRORLIB_RLBENCH_DATA" not in os.environ, reason="no recordings are at hand")
+def test_what_needs_recordings_runs(folder: Path):
+    (folder / "data").mkdir()
+    (folder / "data" / "rlbench").symlink_to(os.environ["MIRRORLIB_RLBENCH_DATA"])
+    check, launch = RECORDED
+    checked = shell(check, folder, HOME=str(folder))
+    assert checked.returncode == 0 and "63 of 63 episodes" in checked.stdout, checked.stderr
+    fewer = ["source.tasks=[open_drawer]", "source.test=1", "batch.instructions=3"]
+    quick = [*fewer, "train.max_steps=2", "evaluation.probe_steps=5", "data.workers=2"]
+    launched = shell(f"{launch} {shlex.join(quick)}", folder, HOME=str(folder))
+    assert launched.returncode == 0, launched.stderr[-2000:]
+    metrics = json.loads((folder / "runs/rlbench-small/report.json").read_text())["metrics"]
+    assert metrics["eval/recognition_accuracy_chance"] == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize("command", PUBLISHED)
@@ -261,8 +278,9 @@ def test_the_plugin_of_twenty_lines(folder: Path):
     command = quickly("python -m mirrorlib.run my-run.yaml", "objective={name: margin}", "name=own")
     done = shell(command, folder, **path)
     assert done.returncode == 0, done.stderr[-2000:]
-    last = json.loads((folder / "runs/own/metrics.jsonl").read_text().splitlines()[0])
-    assert 0 < last["train/alignment/loss"] < 2
+    log = (folder / "runs/own/metrics.jsonl").read_text().splitlines()
+    row = next(row for row in map(json.loads, log) if "train/loss" in row)
+    assert 0 < row["train/alignment/loss"] < 2
 
 
 @pytest.mark.parametrize("code", [c for c in fenced("python") if "hookimpl" not in c])

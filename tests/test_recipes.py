@@ -21,27 +21,34 @@ pytest.importorskip("mirrorlib_tabletop")
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 RECIPES = sorted(path for path in FOLDER.glob("*.yaml") if path.stem != "probe")
-LARGE = sorted(path for folder in ("small", "paper") for path in (FOLDER / folder).glob("*.yaml"))
+LARGE = sorted(
+    path for folder in ("small", "paper", "rlbench") for path in (FOLDER / folder).glob("*.yaml")
+)
 BY_OBJECTIVE = [path for path in RECIPES if path.stem != "comparison"]
 LARGE_LOSSES = ("barlow", "vicreg")
 
 each_recipe = pytest.mark.parametrize("path", [*RECIPES, *LARGE], ids=lambda path: path.stem)
 each_large = pytest.mark.parametrize("path", LARGE, ids=lambda path: path.parent.name + path.stem)
-NETWORKS = {
-    "small": [
+SMALL, PAPER = (
+    [
         "executor={name: arp, preset: small, image_size: 32, width: 32, depth: 2, heads: 2, "
         "channels: 8, chunk_depth: 2, text: {name: words, width: 32, heads: 2}, "
         "mvt: {patch: 8, cross_layers: 1, chunk_heads: 2}}",
         "observer={name: viclip, preset: tiny, image_size: 32, vision_layers: 1, tuning: lora}",
     ],
-    "paper": [
+    [
         "executor={name: arp, preset: paper, image_size: 56, width: 32, depth: 2, heads: 2, "
         "channels: 8, chunk_depth: 2, text: {name: words, width: 32, heads: 2}, "
         "mvt: {cross_layers: 1, chunk_heads: 2}}",
         "observer={name: viclip, preset: tiny, image_size: 32, vision_layers: 1}",
     ],
+)
+NETWORKS = {path: SMALL if path.parent.name == "small" else PAPER for path in LARGE} | {
+    FOLDER / "rlbench" / "small.yaml": []
 }
 """Of the same kinds, small, without published weights."""
+ELSEWHERE = {"peract18": ["evaluation.simulator=null"]}
+"""What a recipe can do without where its simulator is not installed."""
 
 
 def test_every_objective_has_a_recipe_of_its_name() -> None:
@@ -54,16 +61,28 @@ def test_every_objective_has_a_recipe_of_its_name() -> None:
 
 @each_recipe
 def test_a_recipe_is_right(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", str(path)]) == 0
+    assert main(["check", str(path), *ELSEWHERE.get(path.stem, [])]) == 0
     folder = path.relative_to(FOLDER).parent
     name = "-".join([*folder.parts, path.stem])
     assert capsys.readouterr().out.startswith(f"ok: {name}: ")
 
 
+@pytest.mark.parametrize(("frames", "fate"), [(16, "twice"), (8, None), (4, "for nothing")])
+def test_frames_that_are_resampled_are_told(frames: int, fate: str | None, capsys) -> None:
+    """Eight frames a clip; they may be resampled, but seldom should be."""
+    path = str(FOLDER / "small" / "infonce.yaml")
+    assert main(["check", path, f"observer.num_frames={frames}"]) == 0
+    _, *notes = capsys.readouterr().out.splitlines()
+    assert [note.startswith("note: data.clip_frames is 8, but") for note in notes] == [True] * (
+        fate is not None
+    )
+    assert all(f"read {fate}; set data.clip_frames to {frames}" in note for note in notes)
+
+
 @each_large
 def test_a_large_recipe_trains(path: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "mirrorlib.run", str(path), *NETWORKS[path.parent.name],
+        [sys.executable, "-m", "mirrorlib.run", str(path), *NETWORKS[path],
          "source={name: tabletop, tasks: {turn_tap: null}, train: 2, test: 1}",
          "batch.instructions=2", "train.max_steps=2", "evaluation.simulator=null",
          "evaluation.probe_steps=5", "data.workers=2", f"data.cache={tmp_path / 'cache'}"],
@@ -103,6 +122,7 @@ def test_the_papers_numbers_stand_in_its_recipe() -> None:
     assert said["train.steps"] == round(100 * 160_000 / pairs)
     assert (said["train.warmup_steps"], said["train.final_learning_rate"]) == (2000, 0.01)
     assert recipe["train"]["optimizer"]["name"] == "lamb"
+    assert said["batch.sampling"] == "task"
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,13 @@ INSTALL_RLBENCH = (
     "with CoppeliaSim in place run `pip install 'rlbench[gym] @ "
     "git+https://github.com/stepjam/RLBench.git' 'numpy<2'`"
 )
-XVFB = "`sudo apt-get install xvfb` once, then put `xvfb-run -a` before the command"
+PERACT = "git+https://github.com/MohitShridhar/RLBench.git@peract"
+INSTALL_PERACT = f"`pip install --no-deps -e '{PERACT}#egg=rlbench'`"
+"""Editable, as the branch's own list of its packages lacks `rlbench.action_modes`."""
+XVFB = (
+    "`sudo apt-get install xvfb` once, then put `xvfb-run -a` before the command (with VirtualGL "
+    "`xvfb-run -a vglrun -d egl0`, which draws on a GPU; not tried)"
+)
 X_SERVER = (
     "`sudo nvidia-xconfig -a --use-display-device=None --virtual=1280x1024` once, then "
     "`sudo nohup X :99 &` and `export DISPLAY=:99`"
@@ -41,7 +47,7 @@ def check_simulator() -> str | None:
     """None where COPPELIASIM_ROOT names a folder with CoppeliaSim's library, else what mends it."""
     root = os.environ.get("COPPELIASIM_ROOT")
     if not root:
-        return f"COPPELIASIM_ROOT is not set; {INSTALL_SIMULATOR}"
+        return f"COPPELIASIM_ROOT is not set, and 4.1 is needed; {INSTALL_SIMULATOR}"
     folder = Path(root)
     if not folder.is_dir():
         return f"COPPELIASIM_ROOT={root} is no folder; {INSTALL_SIMULATOR}"
@@ -80,6 +86,11 @@ def check_rlbench() -> str | None:
     start = folders[0] / "__init__.py"
     if start.is_file() and "gymnasium" in start.read_text() and find_spec("gymnasium") is None:
         return "it imports gymnasium, which is not installed; run `pip install gymnasium`"
+    if not (folders[0] / "action_modes").is_dir():
+        return (
+            f"{folders[0]} has no folder action_modes, which it imports and which PerAct's branch "
+            f"leaves out unless installed by {INSTALL_PERACT}"
+        )
     return None
 
 

@@ -14,7 +14,6 @@ from mirrorlib_rlbench import installation
 from mirrorlib_rlbench.actions import told_of_collisions
 from mirrorlib_rlbench.config import CAMERAS
 
-PERACT = "https://github.com/MohitShridhar/RLBench.git@peract"
 PERACT_ONLY = (
     "place_wine_at_rack_location",
     "slide_block_to_color_target",
@@ -66,6 +65,10 @@ class Stage:
             self._task = None
             self._task = name, self.environment.get_task(_task_class(name))
         return self._task[1]
+
+    def drop_task(self) -> None:
+        """Has it loaded anew when next asked for: a failure may have left it broken."""
+        self._task = None
 
     def shutdown(self) -> None:
         self.environment.shutdown()
@@ -122,7 +125,7 @@ def check_task(name: str) -> None:
     if name in PERACT_ONLY:
         raise UserError(
             f"the installed RLBench has no task {name!r}, which PerAct's branch alone has; run "
-            f"`pip install --force-reinstall --no-deps git+{PERACT}`, or leave the task out"
+            f"{installation.INSTALL_PERACT}, or leave the task out"
         )
     raise UserError(
         f"RLBench has no task {name!r}{suggestion(name, known)}; it has {', '.join(known)}"

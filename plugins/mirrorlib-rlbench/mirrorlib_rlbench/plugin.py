@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mirrorlib import Check, Component, hookimpl
-from mirrorlib_rlbench.installation import titled
+from mirrorlib_rlbench.installation import check_pyrep, titled
 
 LIVE = ("simulator rlbench",)
 """What needs RLBench itself; reading its recordings does not."""
@@ -36,9 +36,10 @@ def mirrorlib_simulators() -> list[Component]:
 @hookimpl
 def mirrorlib_checks() -> list[Check]:
     where = "mirrorlib_rlbench.installation"
+    pyrep = titled("PyRep", "pyrep") if check_pyrep() is None else "PyRep"
     return [
-        Check("CoppeliaSim 4.1", run=f"{where}:check_simulator", needed_by=LIVE),
-        Check(titled("PyRep", "pyrep"), run=f"{where}:check_pyrep", needed_by=LIVE),
+        Check("CoppeliaSim (4.1 is needed)", run=f"{where}:check_simulator", needed_by=LIVE),
+        Check(pyrep, run=f"{where}:check_pyrep", needed_by=LIVE),
         Check(titled("RLBench", "rlbench"), run=f"{where}:check_rlbench", needed_by=LIVE),
         Check("display of CoppeliaSim", run=f"{where}:check_display", needed_by=LIVE),
         Check("RLBench's masks", run=f"{where}:check_masks", needed_by=()),

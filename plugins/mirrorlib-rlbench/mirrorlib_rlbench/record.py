@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,15 +21,23 @@ from mirrorlib.errors import UserError
 from mirrorlib.plugins import summary
 from mirrorlib_rlbench.config import CAMERAS, SPLITS
 from mirrorlib_rlbench.episode import DESCRIPTIONS
-from mirrorlib_rlbench.writing import ASIDE, write_descriptions, write_episode
+from mirrorlib_rlbench.writing import (
+    check_settings,
+    clear_stale,
+    keep_settings,
+    write_descriptions,
+    write_episode,
+)
 
-ATTEMPTS = 10
-"""Scenes that a demonstration is tried in, as RLBench's own generator does."""
+
+class Failed(UserError):
+    """Demonstrations that RLBench's expert did not make; all others are there."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to record. root: folder of the splits' folders. variations: of every task; None: all."""
+    """What to record. root: folder of the splits' folders. variations: of every task; None: all.
+    attempts: scenes that a demonstration is tried in."""
 
     root: Path
     split: str
@@ -38,6 +46,16 @@ class Wanted:
     variations: Sequence[int] | None = None
     image_size: int = 128
     renderer: Literal["opengl", "opengl3"] = "opengl"
+    attempts: int = 10
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What all demonstrations of a split have in common."""
+        return {
+            "image_size": self.image_size,
+            "renderer": self.renderer,
+            "cameras": list(CAMERAS),
+        }
 
 
 @dataclass(frozen=True)
@@ -60,33 +78,35 @@ def record(wanted: Wanted, rank: int = 0, size: int = 1) -> list[Demonstration]:
 
     rank, size: of this process among those that share the work. Scenes are drawn from the seeds
     under which the simulator `rlbench` lays out the same split's. Raises UserError where RLBench
-    cannot run, for an unknown task or variation, and, when all others are done, where RLBench's
-    expert failed ten times.
+    cannot run, for an unknown task or variation, and where the split was recorded with other
+    settings; `Failed`, when all others are done, where RLBench's expert failed in every attempt.
     """
-    from mirrorlib_rlbench.actions import error_kinds
     from mirrorlib_rlbench.launch import Setup, check_task, enter, leave
 
     for task in wanted.tasks:
         check_task(task)
+    split = wanted.root / wanted.split
+    check_settings(split, wanted.settings)
+    clear_stale(split)
     setup = Setup(CAMERAS, wanted.image_size, wanted.renderer, recording=True)
     holder, failed, recorded = object(), list[str](), list[Demonstration]()
     try:
         stage = enter(holder, setup)
-        expected: tuple[type[Exception], ...] = (RuntimeError, *error_kinds())
-        split = wanted.root / wanted.split
         mine = [one for one in _all(wanted, stage)[rank::size] if not one.folder(split).exists()]
         for one in tqdm(mine, desc="demonstrations", unit="ep", disable=rank > 0):
+            if one.folder(split).exists():  # another process's by now
+                continue
             try:
-                _record_one(stage.task(one.task), one, split, wanted.split)
-                recorded.append(one)
-            except expected as error:
+                if _record_one(stage, one, wanted):
+                    recorded.append(one)
+            except _expected() as error:
                 failed.append(f"{one.task} {one.variation} {one.index} ({summary(error)})")
     finally:
         leave(holder)
     if failed:
-        raise UserError(
-            f"{len(failed)} of {len(mine)} demonstrations failed: {'; '.join(failed[:5])}; "
-            "run the same command to try these again"
+        raise Failed(
+            f"{len(failed)} of {len(mine)} demonstrations failed: {'; '.join(failed[:5])}; run the "
+            f"same command with --attempts {2 * wanted.attempts} to try these in further scenes"
         )
     return recorded
 
@@ -104,32 +124,64 @@ def _all(wanted: Wanted, stage: Any) -> list[Demonstration]:
     return found
 
 
-def _record_one(task: Any, one: Demonstration, split: Path, name: str) -> None:
-    """Raises RuntimeError, as RLBench does, where no attempt succeeded."""
+def _record_one(stage: Any, one: Demonstration, wanted: Wanted) -> bool:
+    """Whether it is ours. Raises as RLBench does where no attempt succeeded."""
+    split = wanted.root / wanted.split
+    folder = one.folder(split)
+    variation = folder.parents[1]
+    if not (variation / DESCRIPTIONS).exists():
+        descriptions, _ = _tried(stage, one, wanted, lambda task: task.reset())
+        write_descriptions(descriptions, variation, split)
+    (demo,) = _tried(
+        stage, one, wanted, lambda task: task.get_demos(1, live_demos=True, max_attempts=1)
+    )
+    if hasattr(demo, "variation_number"):  # PerAct's branch leaves it 0
+        demo.variation_number = one.variation
+    keep_settings(split, wanted.settings)
+    return write_episode(demo, folder, split)
+
+
+def _tried(stage: Any, one: Demonstration, wanted: Wanted, call: Callable[[Any], Any]) -> Any:
+    """What `call` returns of the task in the first scene where RLBench does not fail. The draws go
+    on, so every attempt has another scene. RLBench's own attempts would not do: they end where it
+    finds no place for the task, and a task that failed may be broken."""
     from mirrorlib.randomness import scene_seed
     from mirrorlib_rlbench.scenes import draw_from
 
-    folder = one.folder(split)
-    variation = folder.parents[1]
-    task.set_variation(one.variation)
-    draw_from(scene_seed(one.task, one.variation, name, one.index))
-    if not (variation / DESCRIPTIONS).exists():
-        descriptions, _ = task.reset()
-        write_descriptions(descriptions, variation)
-        draw_from(scene_seed(one.task, one.variation, name, one.index))
-    (demo,) = task.get_demos(1, live_demos=True, max_attempts=ATTEMPTS)
-    if hasattr(demo, "variation_number"):  # PerAct's branch leaves it 0
-        demo.variation_number = one.variation
-    write_episode(demo, folder, split / ASIDE / f"{one.task}-{one.variation}-{one.index}")
+    draw_from(scene_seed(one.task, one.variation, wanted.split, one.index))
+    for left in reversed(range(wanted.attempts)):
+        try:
+            task = stage.task(one.task)
+            task.set_variation(one.variation)
+            return call(task)
+        except _expected():
+            stage.drop_task()
+            if not left:
+                raise
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    """What RLBench raises where a scene or a demonstration fails."""
+    from mirrorlib_rlbench.actions import error_kinds
+
+    return RuntimeError, *error_kinds()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Record as the command line says and return the exit code, see `mirrorlib.cli.guarded`."""
+    """Record as the command line says and return the exit code, see `mirrorlib.cli.guarded`: 2
+    where demonstrations failed, but 0 where other processes share the work, as torchrun would end
+    them."""
 
     def run() -> None:
         wanted = _parsed(argv)
         rank, size = (int(os.environ.get(name, d)) for name, d in (("RANK", 0), ("WORLD_SIZE", 1)))
-        made = record(wanted, rank, size)
+        try:
+            made = record(wanted, rank, size)
+        except Failed as error:
+            if size == 1:
+                raise
+            print(f"mirrorlib: process {rank} of {size}: {error}", file=sys.stderr)
+            return
         place = wanted.root / wanted.split
         print(f"process {rank} of {size} recorded {len(made)} demonstrations in {place}")
 
@@ -149,6 +201,7 @@ def _parsed(argv: Sequence[str] | None) -> Wanted:
     parser.add_argument("--variations", type=_numbers, help="as in 0,1,2; left out: all")
     parser.add_argument("--image-size", type=_count, default=128, help="side in pixels")
     parser.add_argument("--renderer", choices=("opengl", "opengl3"), default="opengl")
+    parser.add_argument("--attempts", type=_count, default=10, help="scenes to try each in")
     return Wanted(**vars(parser.parse_args(argv)))
 
 

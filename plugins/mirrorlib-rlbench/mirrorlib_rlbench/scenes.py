@@ -12,21 +12,29 @@ from typing import Any
 import numpy as np
 
 from mirrorlib.errors import UserError
-from mirrorlib.interfaces import Episode
+from mirrorlib.interfaces import Episode, Observation
 from mirrorlib_rlbench.observations import Observations
+from mirrorlib_rlbench.pictures import Pictures
 from mirrorlib_rlbench.standins import Array
 
 LENGTH = 624
 """Of the Mersenne twister's state."""
+MOST_ATTEMPTS = 40
+"""After which RLBench gives up laying out a scene."""
+STILL, MOVED = 0.005, 0.0025
+"""A scene is another's where depths differ by more than 5 mm in more than this share of a picture:
+0.7 % at least between recordings of one variation at hand, whose median difference is 0."""
 
 
 @dataclass(frozen=True)
 class StoredScene:
     """What a demonstration's file says of its scene. state: of numpy's generator when the scene was
-    laid out. attempts: how often it was tried then; None where the vintage does not tell."""
+    laid out. seed: of Python's, if `mirrorlib_rlbench.record` made it and RLBench's first attempt
+    succeeded. attempts: how often it was tried then; None where the vintage does not tell."""
 
     file: Path
     state: Any
+    seed: int
     attempts: int | None
 
 
@@ -58,16 +66,19 @@ def draw_from(seed: int) -> None:
 
 
 def draw_again(scene: StoredScene) -> None:
-    """Numpy's global generator as it was when the scene was recorded; Python's was not."""
+    """The global generators as they were when the scene was recorded; Python's, which no file
+    holds, as our recorder seeds it."""
     np.random.set_state(scene.state)
-    random.seed(0)
+    random.seed(scene.seed)
 
 
 def stored_scene(episode: Episode) -> StoredScene:
     """Of an episode that the source `rlbench` read. Raises UserError where its file, which is read
     anew and never unpickled, is missing, damaged or tells no scene."""
+    from mirrorlib.randomness import scene_seed
+
     origin: Mapping[str, Any] = episode.origin
-    if not {"root", "file"} <= set(origin):
+    if not {"root", "file", "split", "index"} <= set(origin):
         raise UserError(
             f"an episode of {episode.task} does not say which of RLBench's files it was read from; "
             "only scenes of episodes that the source `rlbench` read can be restored"
@@ -80,9 +91,32 @@ def stored_scene(episode: Episode) -> StoredScene:
             "scenes drawn from seeds, or record anew"
         )
     state = _state(seed)
-    if state is None or not (attempts is None or (isinstance(attempts, int) and attempts > 0)):
+    if state is None:
         raise UserError(f"{told.file}: its random_seed is damaged; fetch the episode again")
-    return StoredScene(told.file, state, attempts)
+    if attempts is not None and not (type(attempts) is int and 1 <= attempts <= MOST_ATTEMPTS):
+        raise UserError(
+            f"{told.file}: its num_reset_attempts is {attempts!a:.40}; expected 1 to "
+            f"{MOST_ATTEMPTS}; fetch the episode again"
+        )
+    python = scene_seed(episode.task, episode.variation, origin["split"], origin["index"])
+    return StoredScene(told.file, state, python, attempts)
+
+
+def moved(live: Observation, episode: Episode) -> str | None:
+    """How the scene before the first action differs from the recorded one's first frame, by the
+    depths that one camera which stands sees. None where it does not, and where there is nothing to
+    compare: no such camera in both, another size, or a first frame that was trimmed away."""
+    both = [camera for camera in live.depth if camera != "wrist" and camera in episode.depth]
+    camera = "front" if "front" in both else next(iter(both), None)
+    if camera is None:
+        return None
+    pictures: Any = episode.depth[camera]
+    seen = live.depth[camera]
+    trimmed = isinstance(pictures, Pictures) and pictures.files[0].stem != "0"
+    if trimmed or pictures.shape[1:] != seen.shape:
+        return None
+    share = float((np.abs(pictures[0] - seen) > STILL).mean())
+    return f"{share:.1%} of what {camera} sees is not where it was" if share > MOVED else None
 
 
 def _state(told: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,7 +24,14 @@ from mirrorlib_rlbench.launch import (
     task_names,
 )
 from mirrorlib_rlbench.live import observed
-from mirrorlib_rlbench.scenes import Draws, StoredScene, draw_again, draw_from, stored_scene
+from mirrorlib_rlbench.scenes import (
+    Draws,
+    StoredScene,
+    draw_again,
+    draw_from,
+    moved,
+    stored_scene,
+)
 
 PLACEMENTS = 3
 """How often a scene is laid out anew where RLBench, after 40 attempts, found no place in it."""
@@ -40,8 +48,9 @@ SENSORS = {
 
 
 class RLBenchSimulator:
-    """A `mirrorlib.interfaces.Simulator`. Scenes are a function of (task, variation, seed); what
-    moves in them is not, as RLBench's planner draws by itself.
+    """A `mirrorlib.interfaces.Simulator`. Scenes are a function of (task, variation, seed), in
+    processes of the same PYTHONHASHSEED, as push_buttons orders a set of strings; what moves in
+    them is not, as RLBench's planner draws by itself.
 
     The arm follows a planned path to the action's pose, then the gripper opens or closes. Several
     of these in one process share one RLBench, and take turns where their setups differ.
@@ -66,6 +75,7 @@ class RLBenchSimulator:
         self._task: Any = None
         self._ninth = False
         self._failure: dict[str, str] | None = None
+        self._doubted = set[str]()
         self._enter()
 
     def tasks(self) -> dict[str, int]:
@@ -96,7 +106,10 @@ class RLBenchSimulator:
             else:
                 draw_again(stored)
                 descriptions, raw = self._restored(stored, episode)
-        return self._observed(raw), [str(text) for text in descriptions]
+        observation = self._observed(raw)
+        if stored is not None and episode is not None and self._failure is None:
+            self._compare(observation, stored, episode)
+        return observation, [str(text) for text in descriptions]
 
     def step(self, action: NDArray[np.float64]) -> tuple[Observation, bool, bool, dict[str, Any]]:
         """As the interface says. `info["error_kind"]` beside `info["error"]` is `planning` (no
@@ -155,6 +168,17 @@ class RLBenchSimulator:
             reason = described(error)["error"]
             self._failure = {"error": f"{stored.file}: {reason}", "error_kind": "task"}
             return list(episode.descriptions), self._task.get_observation()
+
+    def _compare(self, live: Observation, stored: StoredScene, episode: Episode) -> None:
+        """Says, once a task, that a restored scene is not the recorded one."""
+        if episode.task not in self._doubted and (difference := moved(live, episode)):
+            self._doubted.add(episode.task)
+            print(
+                f"mirrorlib: {stored.file}: the restored scene is another ({difference}); record "
+                f"{episode.task} anew with the RLBench that is installed, or install the one that "
+                "recorded it",
+                file=sys.stderr,
+            )
 
     def _observed(self, raw: Any) -> Observation:
         return observed(raw, self.config.cameras, self.config.proprioception)

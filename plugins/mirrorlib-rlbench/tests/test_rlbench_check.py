@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +22,18 @@ Writer = Any
 CAMERAS = "cameras=[front, wrist]"
 
 
-class Ended:
-    """Of a job that ran in this process."""
-
-    def __init__(self, value: Any) -> None:
-        self.result = lambda: value
-
-
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading in this process, which takes no start."""
 
     def in_processes(work: Any, jobs: list[Any], workers: int, *shared: Any) -> Any:
-        return (pair for pair in [(job, Ended(work(*shared, *job))) for job in jobs])
+        for job in jobs:
+            future: Future[Any] = Future()
+            try:
+                future.set_result(work(*shared, *job))
+            except SystemExit:
+                future.set_exception(BrokenProcessPool())
+            yield job, future
 
     monkeypatch.setattr(check, "in_processes", in_processes)
 
@@ -147,7 +148,14 @@ def test_a_recipe_has_its_cache_verified(
 
 
 class Folders(Source):
-    """Episodes of no file."""
+    """Episodes of no file, unless told otherwise: one that is no UserError to read, one that ends
+    the process."""
+
+    def __init__(self, stamp: str = "") -> None:
+        self.stamped = stamp
+
+    def stamp(self, key: EpisodeKey) -> str:
+        return self.stamped
 
     properties = DataProperties((), 0, (0, 0, 0, 1, 1, 1))
 
@@ -155,6 +163,10 @@ class Folders(Source):
         return [EpisodeKey(split, "task", 0, 0)]
 
     def episode(self, key: EpisodeKey) -> Episode:
+        if key.split == "train":
+            raise ValueError("no\nnumber")
+        if key.split == "test":
+            raise SystemExit
         raise UserError("it was recorded")
 
     def fingerprint(self) -> dict[str, Any]:
@@ -164,3 +176,35 @@ class Folders(Source):
 def test_episodes_of_no_file_are_not_made(here: None) -> None:
     source = Folders()
     assert check._read(check.Target(source, 1), source.keys("val")) == {source.keys("val")[0]: None}
+
+
+def test_other_faults_of_a_source_and_a_dead_process_do_not_end_it(
+    here: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = check.Target(Folders("now"), workers=2)
+    monkeypatch.setattr(check, "_recipe", lambda *_: target)
+    assert main(["data", "check", "made-up"]) == 2
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        "train/task/0/0: ValueError: no number",
+        "it was recorded",
+        "2 of 3 episodes are read from files; 2 problems",
+    ]
+    first, second = err.splitlines()[-2:]
+    assert first.startswith("mirrorlib: made-up: 2 problems with the source")
+    assert "process died, and 1 episodes were not read" in second and "(test/task/0/0)" in second
+
+
+class Unlisted(Folders):
+    """No split can be listed."""
+
+    def keys(self, split: Split) -> list[EpisodeKey]:
+        raise OSError(f"{split} is gone")
+
+
+def test_what_cannot_be_listed_is_told_of_every_split() -> None:
+    with pytest.raises(UserError) as caught:
+        check._keys(Unlisted())
+    assert caught.value.lines == [
+        f"{split}: OSError: {split} is gone" for split in ("train", "val", "test")
+    ]

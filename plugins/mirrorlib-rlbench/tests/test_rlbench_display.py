@@ -20,6 +20,7 @@ def test_no_display(monkeypatch: pytest.MonkeyPatch) -> None:
         told = str(installation.check_display())
         assert told.startswith("DISPLAY is not set") and "\n" not in told
         assert "`sudo apt-get install xvfb`" in told and "`xvfb-run -a`" in told
+        assert "`xvfb-run -a vglrun -d egl0`" in told
         assert "nvidia-xconfig" in told and "`export DISPLAY=:99`" in told
 
 
@@ -52,6 +53,7 @@ def test_what_rlbench_imports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str, there: bool, works: bool
 ) -> None:
     (tmp_path / "environment.py").touch()
+    (tmp_path / "action_modes").mkdir()
     (tmp_path / "__init__.py").write_text(start)
 
     def find_spec(name: str) -> Any:
@@ -76,4 +78,4 @@ def test_versions_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(installation, "version", version)
     names = [check.name for check in plugin.mirrorlib_checks()]
-    assert names[:3] == ["CoppeliaSim 4.1", "PyRep", "RLBench 1.2.0"]
+    assert names[:3] == ["CoppeliaSim (4.1 is needed)", "PyRep", "RLBench 1.2.0"]

@@ -51,13 +51,19 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
 
 
 REAL_PYREP = ("pyrep/__init__.py", "pyrep/pyrep.py", "pyrep/backend/__init__.py")
-REAL_RLBENCH = ("rlbench/__init__.py", "rlbench/environment.py")
+REAL_RLBENCH = (
+    "rlbench/__init__.py",
+    "rlbench/environment.py",
+    "rlbench/action_modes/__init__.py",
+)
 
 
 def test_the_simulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COPPELIASIM_ROOT", raising=False)
     unset = installation.check_simulator()
-    assert unset is not None and unset.startswith("COPPELIASIM_ROOT is not set; run `mkdir -p ")
+    assert unset is not None and unset.startswith(
+        "COPPELIASIM_ROOT is not set, and 4.1 is needed; run `mkdir -p "
+    )
     assert installation.SIMULATOR in unset and "export COPPELIASIM_ROOT=" in unset
     root = tmp_path / "CoppeliaSim"
     monkeypatch.setenv("COPPELIASIM_ROOT", str(root))
@@ -127,6 +133,25 @@ def test_numpy(site: Site, numpy: str | None, works: bool) -> None:
 def test_a_folder_named_rlbench_is_not_it(site: Site) -> None:
     site.package("rlbench/data/notes.txt")
     assert str(installation.check_rlbench()).startswith("not installed")
+
+
+def test_peracts_branch_without_all_its_packages(site: Site) -> None:
+    """Its setup.py leaves action_modes out, so only an editable installation has it."""
+    site.package(*REAL_RLBENCH[:2])
+    told = str(installation.check_rlbench())
+    assert told.startswith(f"{site.folder}/rlbench has no folder action_modes")
+    assert "`pip install --no-deps -e 'git+https://github.com/MohitShridhar/RLBench.git@per" in told
+    assert told.endswith("#egg=rlbench'`")
+    site.package(REAL_RLBENCH[2])
+    assert installation.check_rlbench() is None
+
+
+def test_only_the_real_pyreps_version_is_told(site: Site) -> None:
+    site.package("pyrep/__init__.py", "pyrep/Repository.py")
+    site.distribution("pyrep", "3.2.0")
+    assert [check.name for check in plugin.mirrorlib_checks()][1] == "PyRep"
+    site.package(*REAL_PYREP, "pyrep/backend/_sim_cffi.cpython-311-x86_64-linux-gnu.so")
+    assert [check.name for check in plugin.mirrorlib_checks()][1] == "PyRep 3.2.0"
 
 
 def test_the_checks_are_of_the_simulator_alone_and_import_nothing(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from mirrorlib.interfaces import Observation
+from mirrorlib.randomness import scene_seed
 from mirrorlib_rlbench import RLBenchDataset
 from mirrorlib_rlbench.config import CAMERAS, SimulatorConfig
 from mirrorlib_rlbench.record import Wanted, record
@@ -34,6 +36,18 @@ def vintage(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def first_draws(task: str, variation: int, split: str, index: int, count: int) -> list[float]:
+    """What decides, of a recorded scene's attempts, whether the stand-in fails in them."""
+    seed = scene_seed(task, variation, split, index)
+    draws = np.random.RandomState([seed & 0xFFFFFFFF, seed >> 32])
+    return [float(draws.uniform(size=2)[0]) for _ in range(count)]
+
+
+@pytest.fixture
+def draws() -> Callable[[str, int, str, int, int], list[float]]:
+    return first_draws
+
+
 @pytest.fixture
 def control(
     vintage: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
@@ -47,6 +61,7 @@ def control(
     for name in ("COPPELIASIM_ROOT", "LD_LIBRARY_PATH", "QT_QPA_PLATFORM_PLUGIN_PATH"):
         monkeypatch.setenv(name, str(place))
     monkeypatch.setenv("DISPLAY", "elsewhere:10.0")
+    monkeypatch.setattr(os, "sync", lambda: None)  # takes long where others write
     monkeypatch.setenv("STANDIN_VINTAGE", vintage)
     monkeypatch.syspath_prepend(str(place / "site"))
     forget()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from mirrorlib.interfaces import Episode
 from mirrorlib_rlbench import RLBenchDataset
 from mirrorlib_rlbench.config import CAMERAS, SimulatorConfig
 from mirrorlib_rlbench.observations import Observations
+from mirrorlib_rlbench.pictures import Pictures
 from mirrorlib_rlbench.scenes import stored_scene
 from mirrorlib_rlbench.simulator import RLBenchSimulator
 
@@ -87,12 +89,14 @@ def test_how_often_a_scene_was_tried_is_restored(
 def test_a_scene_without_a_place(
     control: Any, simulator: RLBenchSimulator, recorded: RLBenchDataset, alike: Any
 ) -> None:
-    control.unplaceable = 2
-    simulator.reset("turn_tap", 0, 1)
-    control.unplaceable = 3
+    draws = (np.random.RandomState([seed, 0]).uniform(size=(3, 2))[:, 0] for seed in range(99))
+    seed, first = next((s, d) for s, d in enumerate(draws) if d.argmax() == 2)
+    control.unplaceable = first[2]
+    simulator.reset("turn_tap", 0, seed)
+    assert control.running.scene.drawn == first[2]
+    control.unplaceable = 1.0
     with pytest.raises(RuntimeError, match=r"no place for turn_tap, variation 0 \(TaskEnv"):
         simulator.reset("turn_tap", 0, 1)
-    control.unplaceable = 1
     episode = replace(recorded[0], descriptions=["as recorded"])
     before, texts = simulator.reset("", 0, 0, episode=episode)
     assert texts == ["as recorded"]
@@ -100,8 +104,33 @@ def test_a_scene_without_a_place(
     assert (success, done, info["error_kind"]) == (False, True, "task") and alike(before, after)
     assert "low_dim_obs.pkl: TaskEnvironmentError: Could not place" in info["error"]
     assert not control.sent
+    control.unplaceable = 0.0
     simulator.reset("turn_tap", 0, 1)
     assert simulator.step(MOVE)[3] == {}
+
+
+def test_another_scene_than_the_recorded_one_is_told(
+    recorded: RLBenchDataset, simulator: RLBenchSimulator, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As where another version of RLBench recorded it: here the file is another episode's."""
+    for episode in recorded:
+        simulator.reset("", 0, 0, episode=episode)
+    wrong: Any = replace(recorded[0], origin=recorded[1].origin)
+    for unlike in (
+        replace(wrong, depth={}),
+        replace(wrong, depth={"wrist": wrong.depth["wrist"]}),
+        replace(wrong, depth={"front": wrong.depth["front"][:, :8]}),
+        replace(wrong, depth={"front": Pictures(wrong.depth["front"].files[1:], np.ones((9, 2)))}),
+    ):
+        simulator.reset("", 0, 0, episode=unlike)
+    assert capfd.readouterr().err == ""
+    for camera in ("left_shoulder", "front"):
+        other = RLBenchSimulator(SimulatorConfig(image_size=SIZE, cameras=("wrist", camera)))
+        for _ in range(2):
+            other.reset("", 0, 0, episode=wrong)
+        (line,) = capfd.readouterr().err.splitlines()
+        assert re.fullmatch(rf"mirrorlib: .*pkl: .* another \(\d+\.\d% of what {camera} .*", line)
+        other.close()
 
 
 def test_a_state_is_looked_at(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +142,7 @@ def test_a_state_is_looked_at(write: Any, monkeypatch: pytest.MonkeyPatch) -> No
             self.file, self.demo = folder, {"random_seed": seed, "num_reset_attempts": attempts}
 
         monkeypatch.setattr(Observations, "__init__", told)
-        return stored_scene(episode_of(root="r", file="f")).state
+        return stored_scene(episode_of(root="r", file="f", split="test", index=0)).state
 
     name, keys, place, kept, rest = good
     assert state(good, 3)[1].tolist() == keys.value.tolist() == state(good)[1].tolist()
@@ -131,9 +160,10 @@ def test_a_state_is_looked_at(write: Any, monkeypatch: pytest.MonkeyPatch) -> No
     ):
         with pytest.raises(UserError, match="f: its random_seed is damaged; fetch"):
             state(bad)
-    for attempts in (0, -1, "3"):
-        with pytest.raises(UserError, match="damaged"):
+    for attempts in (0, -1, 41, "3", True, 2.0):
+        with pytest.raises(UserError, match=r"f: its num_reset_attempts is .*; expected 1 to 40;"):
             state(good, attempts)
+    assert state(good, 40)[1].tolist() == keys.value.tolist()
     with pytest.raises(UserError, match="tells no scene"):
         state(None)
     with pytest.raises(UserError, match="does not say which of RLBench's files"):

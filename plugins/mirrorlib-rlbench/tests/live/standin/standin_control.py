@@ -15,9 +15,11 @@ verdicts: list[bool] = []
 """What the planner says of the next scenes it is asked to judge; afterwards it accepts all."""
 errors: list[Exception] = []
 """Raised by the next movements of the arm."""
-failing_demos = 0
-"""How many of the next demonstrations fail."""
-unplaceable = 0
-"""How many of the next resets find no place for the task."""
+failing_demos = 0.0
+"""Demonstrations fail where the block's first number, drawn from [0, 1), is below."""
+unplaceable = 0.0
+"""A scene finds no place for the task where that number is below."""
+breaking = False
+"""Whether a task that found no place is broken until it is loaded anew."""
 resets: list[Any] = []
 """The `demo` of every reset."""

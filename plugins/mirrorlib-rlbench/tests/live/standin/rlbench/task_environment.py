@@ -1,7 +1,7 @@
 import numpy as np
 import standin_control as control
 
-from rlbench.backend.exceptions import TaskEnvironmentError
+from rlbench.backend.exceptions import BoundaryError, TaskEnvironmentError
 from rlbench.backend.scene import TABLE
 from rlbench.demo import Demo
 
@@ -9,7 +9,7 @@ from rlbench.demo import Demo
 class TaskEnvironment:
     def __init__(self, scene, task, action_mode):
         self._scene, self._task, self._action_mode = scene, task, action_mode
-        scene.task = task
+        scene.load(task)
         self._variation_number, self._reset_called = 0, False
 
     def set_variation(self, v):
@@ -38,7 +38,12 @@ class TaskEnvironment:
         control.resets.append(demo)
         self._scene.reset()
         tried = getattr(demo, "num_reset_attempts", None)
-        desc = self._scene.init_episode(self._variation_number, tried or 40, tried is not None)
+        placing = self._variation_number, tried or 40, tried is not None
+        try:
+            desc = self._scene.init_episode(*placing)
+        except BoundaryError as error:
+            told = "Could not place the task in the scene.\nPlease report it."
+            raise TaskEnvironmentError(told) from error
         self._reset_called = True
         return desc, self._scene.get_observation()
 
@@ -64,8 +69,7 @@ class TaskEnvironment:
         for _ in range(attempts):
             state = np.random.get_state()
             self.reset()
-            if control.failing_demos:
-                control.failing_demos -= 1
+            if self._scene.drawn < control.failing_demos:
                 continue
             demo = Demo(self._shown(), state)
             if not control.PERACT:

@@ -1,3 +1,7 @@
+class BoundaryError(Exception):
+    pass
+
+
 class InvalidActionError(Exception):
     pass
 

@@ -1,7 +1,9 @@
+import random
+
 import numpy as np
 import standin_control as control
 
-from rlbench.backend.exceptions import TaskEnvironmentError
+from rlbench.backend.exceptions import BoundaryError
 from rlbench.backend.observation import Observation
 from rlbench.observation_config import CAMERAS
 
@@ -13,6 +15,8 @@ PLACES = {
     "right_shoulder": (-0.2, -0.6, 1.7),
     "overhead": (0.2, 0.01, 2.0),
 }
+HEIGHT = 0.05
+"""Of the block, along the optical axis of the camera that looks at it."""
 STEPS = 5
 """Of physics in every movement, unless told otherwise."""
 
@@ -36,22 +40,29 @@ class Scene:
     def __init__(self, config):
         self.config, self.task, self.callback = config, None, None
         self.block, self.pose, self.open, self.speed = np.zeros(2), START.copy(), 1.0, 0.0
-        self.variation = 0
+        self.variation, self.drawn, self.shade, self.broken = 0, 0.0, 0, False
+
+    def load(self, task):
+        self.task, self.broken = task, False
 
     def register_step_callback(self, func):
         self.callback = func
 
     def reset(self):
+        if self.broken:
+            raise RuntimeError("The call failed on the V-REP side. Return value: -1")
         self.pose, self.open, self.speed = START.copy(), 1.0, 0.0
 
     def init_episode(self, index, max_attempts, place_demo=False):
         """Draws places until the planner accepts one; for a demonstration, as often as then."""
-        if control.unplaceable:
-            control.unplaceable -= 1
-            raise TaskEnvironmentError("Could not place the task in the scene.\nPlease report it.")
         self.variation, self.attempts = index, 0
         while self.attempts < max_attempts:
-            self.block = np.array([0.1, -0.2]) + np.random.uniform(size=2) * [0.3, 0.4]
+            self.drawn, other = np.random.uniform(size=2)
+            if self.drawn < control.unplaceable:
+                self.broken = control.breaking
+                raise BoundaryError
+            self.block = np.array([0.1 + self.drawn * 0.3, -0.2 + other * 0.4])
+            self.shade = random.randrange(200) if self.task.shuffled else 0
             if not place_demo and (control.verdicts.pop(0) if control.verdicts else True):
                 break
             self.attempts += 1
@@ -89,10 +100,11 @@ class Scene:
         down = rays[..., 2] < -1e-6
         depth = np.where(down, (TABLE - matrix[2, 3]) / np.where(down, rays[..., 2], -1), FAR)
         place = matrix[:3, 3] + rays * depth[..., None]
-        colours = np.full((side, side, 3), 90, np.uint8)
+        colours = np.full((side, side, 3), [90, self.shade, 90], np.uint8)
         colours[..., 2] = np.where(depth < FAR, 40, 220)
         near_block = (np.abs(place[..., :2] - self.block) < 0.05).all(-1) & (depth < FAR)
         colours[near_block] = [250, 20 + 40 * self.variation, int(200 * self.open)]
+        depth = depth - HEIGHT * near_block
         share = (np.clip(depth, NEAR, FAR) - NEAR) / (FAR - NEAR)
         return colours, share.astype(np.float32)
 

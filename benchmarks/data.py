@@ -13,7 +13,8 @@ checked first.
 Batches: 32 rows (a clip of 8 frames, a step of 4 RGB-D cameras) from the cache, from the
 pictures (`read_episode`, decoding only what a batch needs), and a plain copy of as many bytes at
 the speed at which the same round copies 64 MiB. Then the cost a row, opening included or not, over
-so many episodes (hard links of those recorded), the time to the first batch and the memory held.
+so many episodes (hard links of those recorded), the time to the first batch and the memory that
+opened episodes hold.
 
 Freed memory is kept, as training keeps it. Ratios are taken within a round, then their median over
 rounds. Times are CPU time, except for the first batch. Linux only.
@@ -242,12 +243,6 @@ def growth(
             f"{1e6 * min(own):.0f} | {1e3 * latency:.0f} ms | {held:.0f} |"
         )
     yield f"first batch by two more processes: {first_batch(batches, 2):.2f} s"
-    before = resident()
-    most = max(resident() - before for _ in load(batches, 0, 0))
-    yield (
-        f"memory while loading: {most / 1e6:.0f} MB above what episodes hold; a batch has "
-        f"{size(batches) / 1e6:.0f} MB"
-    )
 
 
 def record(source: RLBenchDataset, folder: Path, count: int) -> list[Path]:
@@ -273,6 +268,8 @@ def main() -> None:
     keep_freed_memory()
     folders = sorted(Path(options.root).glob("train/*/variation*/episodes/episode0"))
     folders = folders[: options.episodes]
+    if not folders:
+        parser.error(f"{options.root}: holds no train/TASK/variationN/episodes/episode0")
     lines = []
     with tempfile.TemporaryDirectory() as temporary:
         files = record(RLBenchDataset(options.root), Path(temporary), options.episodes)

@@ -18,7 +18,7 @@ from mirrorlib.data.pairing import Pairing, plan_batches
 from mirrorlib.data.store import Layout
 from mirrorlib.errors import UserError
 from mirrorlib.hookspecs import Kind
-from mirrorlib.interfaces import DataProperties, Source
+from mirrorlib.interfaces import DataProperties, Source, Split
 from mirrorlib.launcher import start_accelerator
 from mirrorlib.plugins import installed
 from mirrorlib.processes import own_cores
@@ -88,7 +88,8 @@ def prepare_cache(parts: Parts) -> Cache:
         accelerator.wait_for_everyone()
     for skipped in gather_object([cache.skipped]):
         cache.skipped |= skipped
-    counts = {split: len(cache.episodes(split)) for split in ("train", recipe.evaluation.split)}
+    splits: tuple[Split, ...] = ("train", recipe.evaluation.split)
+    counts = {split: len(cache.episodes(split)) for split in splits}
     if any(others != counts for others in gather_object([counts])):
         raise UserError(
             f"{cache.folder}: not all processes see the same demonstrations there; set data.cache "
@@ -96,9 +97,7 @@ def prepare_cache(parts: Parts) -> Cache:
         )
     for split, count in counts.items():
         if not count:
-            raise UserError(
-                f"the source has no {split} episodes that succeeded; give source.{split} more"
-            )
+            raise cache.emptiness(split)
     return cache
 
 

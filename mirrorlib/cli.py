@@ -105,7 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     plugins.add_argument("--json", action="store_true", help="for programs")
     plugins.add_argument("--no-plugins", action="store_true", help="load none")
     add("doctor", _doctor)
-    add_recipe_arguments(add("record", _record))
+    record = add("record", _record)
+    add_recipe_arguments(record)
+    record.add_argument("--rebuild", action="store_true", help="record damaged files anew, too")
     data = add("data", _data).add_subparsers(metavar="check", required=True).add_parser("check")
     data.add_argument("target", metavar="TARGET", help="a recipe, or a folder of demonstrations")
     data.add_argument("overrides", metavar="a.b=c", nargs="*", help=OVERRIDE_HELP)
@@ -204,7 +206,7 @@ def _record(arguments: argparse.Namespace) -> None:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     from mirrorlib import pipeline  # torch, once the recipe is known to be right
 
-    pipeline.record(recipe)
+    pipeline.record(recipe, arguments.rebuild)
 
 
 def _data(arguments: argparse.Namespace) -> None:

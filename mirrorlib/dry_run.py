@@ -77,7 +77,7 @@ def dry_run(recipe: Recipe) -> None:
         batches = planned_batches(parts.recipe, cache, parts.accelerator)
         training = Training(
             parts.accelerator, parts.joint, parts.recipe, batches, folder,
-            lambda row, step: rows.append(row),
+            lambda row, step: rows.append(row) if "train/loss" in row else None,
         )  # fmt: skip
         with monitor.phase("train"):
             trained = training.run()

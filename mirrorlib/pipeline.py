@@ -109,13 +109,14 @@ def evaluate(checkpoint: Path, overrides: Sequence[str] = ()) -> Report:
         return _evaluated(parts, cache, tracked, recorded_step(checkpoint), facts)
 
 
-def record(recipe: Recipe) -> Cache:
-    """Records whatever the recipe's data still lacks. Returns the cache."""
+def record(recipe: Recipe, rebuild: bool = False) -> Cache:
+    """Records whatever the recipe's data still lacks. Returns the cache. rebuild: and what is
+    damaged."""
     installed().require(recipe.offers)
     source: Source = build_section("source", recipe.source)
     check_data(recipe, source)
     cache = open_cache(recipe, source, executor_view(recipe, source))
-    with cache.lacking() as missing:
+    with cache.lacking(rebuild=rebuild) as missing:
         cache.record(missing, recording_workers(recipe))
     for split in SPLITS:
         count, failed = len(cache.episodes(split)), cache.failures(split)

@@ -32,6 +32,20 @@ def deaf_to_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+@contextmanager
+def hashing_alike() -> Iterator[None]:
+    """Processes started within the block order sets of strings alike, unless PYTHONHASHSEED says
+    otherwise: a scene that is drawn from such a set is then the same in each."""
+    if "PYTHONHASHSEED" in os.environ:
+        yield
+        return
+    os.environ["PYTHONHASHSEED"] = "0"
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONHASHSEED"]
+
+
 def end_with_parent() -> None:
     """Called in a worker process: it ends when the process that started it does, however that
     came about, and with it the group of processes that it leads, if it does."""

@@ -125,6 +125,8 @@ INCIDENTAL = (
 )  # fmt: skip
 """What decides no number of a run. (`evaluation.workers` decides which scenes the policy acts in at
 once, and so its rounding; a machine's default is the number of its cores.)"""
+SENSES = ("image_size", "proprioception")
+"""Options that must be equal where a distribution's source and simulator both have them."""
 NESTED: tuple[Kind, ...] = ("text",)
 """Options of components that name components themselves, under the name of their kind."""
 DEFAULTS: Mapping[Keys, Mapping[str, Any]] = {("projector",): {"name": "linear"}}
@@ -161,6 +163,7 @@ def load_recipe(
     else:
         _refuse_small_batch(document, loaded)
         _refuse_pairing(document, loaded)
+        _refuse_other_senses(document, loaded)
     document.raise_problems()
     return loaded
 
@@ -200,6 +203,20 @@ def _refuse_pairing(document: Document, recipe: Recipe) -> None:
             ("pairing",),
             f"is {recipe.pairing}, but objective {recipe.objective.name} needs pairing: {needed}",
         )
+
+
+def _refuse_other_senses(document: Document, recipe: Recipe) -> None:
+    """The policy is to sense what it learnt from."""
+    source, simulator = recipe.source, recipe.evaluation.simulator
+    if simulator is None or simulator.offer.distribution != source.offer.distribution:
+        return
+    for name in SENSES:
+        told, found = source.options.get(name), simulator.options.get(name)
+        if None not in (told, found) and told != found:
+            document.report(
+                ("evaluation", "simulator", name),
+                f"is {show(found)}, but source.{name} is {show(told)}; make them the same",
+            )
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -69,10 +69,10 @@ class DataSection(Section):
     workers: Count | None = Field(
         None, description="Processes that record; null: as many as there are CPU cores."
     )
-    broken: Literal["rebuild", "skip"] | None = Field(
+    broken: Literal["skip"] | None = Field(
         None,
-        description="What is done about damaged data. rebuild: record anew what the cache holds "
-        "damaged. skip: leave that out, and what the source cannot read. null: refuse both.",
+        description="What is done about damaged recordings and episodes that the source cannot "
+        "read. skip: leave them out. null: refuse them.",
     )
     clip_frames: Count = Field(8, description="Frames of the clip that the observer sees.")
     clip_cameras: Names = Field(

@@ -37,6 +37,7 @@ def serve_ui(port: int, experiment: str = "mirrorlib") -> None:
     from mlflow.exceptions import MlflowException
 
     uri = mlflow.get_tracking_uri()
+    print(f"opening {uri}; the links follow once MLflow answers", flush=True)
     try:
         prepare_store()
         client = mlflow.MlflowClient()

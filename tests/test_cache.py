@@ -1,60 +1,30 @@
-"""Damaged recordings, sources that change or cannot be read, and two processes on one cache."""
+"""Damaged recordings, full disks, sources that change or are broken, two processes on a cache."""
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
 import threading
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from fakes import FakeSource, episode
+from fakes import FakeSource
+from file_source import LAYOUT, FileSource, complete, flip
 
 from mirrorlib.data import cache as caches
+from mirrorlib.data import lock, store
 from mirrorlib.data.cache import Broken, Cache
 from mirrorlib.data.checksum import verified
 from mirrorlib.data.lock import alone_in
-from mirrorlib.data.store import Layout, StoredEpisode, write_episode
+from mirrorlib.data.store import Layout
 from mirrorlib.errors import UserError
-from mirrorlib.interfaces import Episode, EpisodeKey
-
-KEY = EpisodeKey("train", "push", 1, 0)
-LAYOUT = Layout(clip_frames=2, clip_cameras=("front",), step_cameras=("wrist", "front"))
-
-
-class FileSource(FakeSource):
-    """As FakeSource, but an episode is read from a small file, which may be broken."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(count=1)
-        self.root = root
-        for split in ("train", "val", "test"):
-            for key in self.keys(split):
-                self.file(key).parent.mkdir(parents=True, exist_ok=True)
-                self.file(key).write_text("whole")
-
-    def file(self, key: EpisodeKey) -> Path:
-        return self.root / str(key)
-
-    def episode(self, key: EpisodeKey) -> Episode:
-        if self.file(key).read_text() == "broken":
-            raise UserError(f"{self.file(key)}: broken; fetch it again")
-        return super().episode(key)
-
-    def stamp(self, key: EpisodeKey) -> str:
-        return str(self.file(key).stat().st_mtime_ns)
-
-    def change(self, key: EpisodeKey, content: str) -> None:
-        before = self.file(key).stat().st_mtime_ns
-        self.file(key).write_text(content)
-        os.utime(self.file(key), ns=(before + 1, before + 1))
+from mirrorlib.interfaces import Episode, EpisodeKey, Split
 
 
 @pytest.fixture(autouse=True)
@@ -83,83 +53,6 @@ def source(tmp_path: Path) -> FileSource:
     return FileSource(tmp_path / "source")
 
 
-def complete(source: FakeSource, folder: Path, broken: Broken | None = None) -> Cache:
-    """What a run does before it trains."""
-    cache = Cache(folder / "cache", "files", source, LAYOUT, broken)
-    with cache.lacking(progress=False) as missing:
-        cache.record(missing, workers=1, progress=False)
-    return cache
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "train" / "push" / "1-0.safetensors"
-    write_episode(path, episode(KEY), LAYOUT, stamp="as it was")
-    return path
-
-
-def test_the_checksum_is_of_the_whole_file(file: Path) -> None:
-    assert verified(file) == "as it was"
-    content = file.read_bytes()
-    (told,) = re.findall(rb'checksum\\": \\"(\w{8})\\"', content)
-    assert content.count(told) == 1
-    assert int(told, 16) == zlib.crc32(content.replace(told, b"00000000"))
-
-
-def test_one_flipped_bit_anywhere_is_found(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    rng = np.random.default_rng(0)
-    places = [*range(60), *rng.choice(len(content), 200), len(content) - 1]
-    for place, bit in zip(places, rng.integers(0, 8, len(places)), strict=True):
-        content[place] ^= 1 << bit
-        file.write_bytes(content)
-        with pytest.raises(UserError) as caught:
-            verified(file)
-        assert caught.value.lines[0].startswith(f"{file}: a damaged file of recorded data (")
-        content[place] ^= 1 << bit
-    file.write_bytes(content)
-    verified(file)
-
-
-def test_cut_and_lengthened_files_are_found(file: Path) -> None:
-    content = file.read_bytes()
-    for harmed in (b"", content[:5], content[:300], content[:-1], content[:-64], content + b"\0"):
-        file.write_bytes(harmed)
-        with pytest.raises(UserError, match="a damaged file"):
-            verified(file)
-        if len(harmed) < len(content):
-            with pytest.raises(UserError, match=r"not a whole recorded episode .*broken=rebuild"):
-                StoredEpisode(file)
-    file.unlink()
-    with pytest.raises(UserError, match="No such file"):
-        verified(file)
-
-
-def test_files_that_changed_places_are_found(file: Path) -> None:
-    other = file.with_name("1-1.safetensors")
-    write_episode(other, episode(KEY), LAYOUT)
-    file.rename(file.with_name("kept"))
-    other.rename(file)
-    with pytest.raises(UserError, match=r"it was written as train/push/1-1\.safetensors"):
-        verified(file)
-
-
-def test_a_text_like_a_checksum_is_no_checksum(file: Path) -> None:
-    demonstration = episode(KEY)
-    for text in ('"checksum": "00000000"', r"\"checksum\": \"00000000"):
-        demonstration.descriptions[0] = text  # type: ignore[index]
-        write_episode(file, replace(demonstration, task=text), LAYOUT)
-        verified(file)
-    assert StoredEpisode(file).descriptions == demonstration.descriptions
-
-
-def flip(path: Path) -> bytes:
-    """Returns what it held."""
-    content = path.read_bytes()
-    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    return content
-
-
 def test_damaged_recordings_are_refused_rebuilt_or_skipped(
     source: FileSource, tmp_path: Path, here: list[EpisodeKey], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,7 +63,7 @@ def test_damaged_recordings_are_refused_rebuilt_or_skipped(
         complete(source, tmp_path)
     (line,) = caught.value.lines
     assert line.startswith(f"{cache.path(first)}: a damaged file")
-    assert "data.broken=rebuild" in line and "data.broken=skip" in line
+    assert "`mirrorlib record RECIPE --rebuild` records" in line and "data.broken=skip" in line
     flip(cache.path(second))
     with pytest.raises(UserError, match=r"its checksum differs.*, and 1 more; "):
         complete(source, tmp_path)
@@ -185,7 +78,7 @@ def test_damaged_recordings_are_refused_rebuilt_or_skipped(
     assert capsys.readouterr().err.count("left out: ") == 2
 
     here.clear()
-    rebuilt = complete(source, tmp_path, "rebuild")
+    rebuilt = complete(source, tmp_path, rebuild=True)
     assert here == [first, second] and not rebuilt.missing() and not rebuilt.skipped
     assert cache.path(first).read_bytes() == whole
     assert len(complete(source, tmp_path).episodes("train")) == 4
@@ -196,9 +89,9 @@ def test_what_the_source_cannot_read_is_refused_or_skipped(
 ) -> None:
     first, *others = source.keys("train")
     source.change(first, "broken")
-    for broken in (None, "rebuild"):
+    for rebuild in (False, True):
         with pytest.raises(UserError, match=r"fetch it again; or leave .* data\.broken=skip"):
-            complete(source, tmp_path, broken)
+            complete(source, tmp_path, rebuild=rebuild)
     cache = complete(source, tmp_path, "skip")
     assert [stored.name for stored in cache.episodes("train")] == [str(key) for key in others]
     assert cache.skipped == {first: f"{source.file(first)}: broken; fetch it again"}
@@ -234,37 +127,173 @@ def test_a_rebuilt_demonstration_may_fail(tmp_path: Path) -> None:
     key = cache.source.keys("train")[0]
     flip(cache.path(key))
     failing = FakeSource(count=1, failing=[0])
-    rebuilt = complete(failing, tmp_path, "rebuild")
+    rebuilt = complete(failing, tmp_path, rebuild=True)
     assert rebuilt.failures("train") == 1 and len(rebuilt.episodes("train")) == 3
 
 
 def test_another_recording_is_waited_for_and_named(
-    source: FileSource, tmp_path: Path, here: list[EpisodeKey], capsys: pytest.CaptureFixture[str]
+    source: FileSource,
+    tmp_path: Path,
+    here: list[EpisodeKey],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    complete(source, tmp_path)
-    first, changed = Cache(tmp_path / "cache", "files", source, LAYOUT), source.keys("test")[0]
+    told, damaged, changed = lock._told, *source.keys("test")[:2]
+    first = complete(source, tmp_path)
+    whole = flip(first.path(damaged))
     source.change(changed, "other")
     here.clear()
     inside, done = threading.Event(), threading.Event()
 
     def record() -> None:
-        with first.lacking(progress=False) as missing:
+        with first.lacking(progress=False, rebuild=True) as missing:
             inside.set()
             done.wait(20)
             first.record(missing, workers=1, progress=False)
 
+    def waiting(holder: Path) -> str:
+        try:
+            return told(holder)
+        finally:
+            done.set()
+
+    monkeypatch.setattr(lock, "_told", waiting)
+
     other = threading.Thread(target=record)
     other.start()
     assert inside.wait(20)
-    threading.Timer(0.3, done.set).start()
-    second = complete(source, tmp_path)
+    capsys.readouterr()
+    second = complete(source, tmp_path, "skip")
     other.join()
-    told = capsys.readouterr().err
-    assert f"waiting for process {os.getpid()} on {socket.gethostname()}, which records" in told
-    assert here == [changed] and not second.missing()
+    lines = capsys.readouterr().err
+    assert f"waiting for process {os.getpid()} on {socket.gethostname()}, which records" in lines
+    assert here == [damaged, changed] and not second.missing()
+    assert not second.skipped and "left out" not in lines and "read anew" not in lines
+    assert first.path(damaged).read_bytes() == whole
 
 
 def test_a_folder_without_locks_is_named(tmp_path: Path) -> None:
     (tmp_path / ".lock").mkdir()
     with pytest.raises(UserError, match=r"cannot be locked .* set data\.cache"), alone_in(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("broken", [None, "skip"])
+def test_a_full_disk_is_told_and_never_skipped(
+    source: FileSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: Broken | None
+) -> None:
+    written = []
+
+    def flush(descriptor: int) -> None:
+        if ".safetensors" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            written.append(descriptor)
+        if len(written) > 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(store.os, "fsync", flush)
+    with pytest.raises(UserError) as caught:
+        complete(source, tmp_path, broken)
+    cache = Cache(tmp_path / "cache", "files", source, LAYOUT)
+    path = cache.path(source.keys("train")[3])
+    assert caught.value.lines == [
+        f"{path}: cannot be written (No space left on device); make room and run again: what is "
+        "recorded is kept"
+    ]
+    assert len(written) == 4 and len(cache.missing()) == 9
+    assert not list(cache.folder.rglob("*.partial"))
+
+
+def test_a_failure_that_cannot_be_noted_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(path: Path, text: str) -> None:
+        if path.suffix == ".failed":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", write)
+    with pytest.raises(UserError, match=r"0-0\.failed: cannot be written \(No space .* make room"):
+        complete(FakeSource(count=1, failing=[0]), tmp_path, "skip")
+
+
+class Uneven(FileSource):
+    """One camera's pictures are smaller."""
+
+    def episode(self, key: EpisodeKey) -> Episode:
+        made = super().episode(key)
+        return replace(made, rgb={**made.rgb, "wrist": made.rgb["wrist"][:, :4]})
+
+
+@pytest.mark.parametrize(
+    ("kind", "cameras", "told"),
+    [
+        (FileSource, ("front", "rear"), "no camera 'rear'.*change data.clip_cameras"),
+        (Uneven, ("front", "wrist"), "cameras of different sizes.*choose"),
+    ],
+)
+def test_what_no_episode_is_to_blame_for_is_never_skipped(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    kind: type[FileSource],
+    cameras: tuple[str, ...],
+    told: str,
+) -> None:
+    source = kind(tmp_path / "source")
+    cache = Cache(tmp_path / "cache", "files", source, Layout(2, ("front",), cameras), "skip")
+    with cache.lacking(progress=False) as missing, pytest.raises(UserError, match=told) as caught:
+        cache.record(missing, workers=1, progress=False)
+    assert "data.broken" not in str(caught.value)
+    assert not cache.skipped and not capsys.readouterr().err
+
+
+def test_a_split_of_which_nothing_is_left_says_why(source: FileSource, tmp_path: Path) -> None:
+    for key in source.keys("val"):
+        source.change(key, "broken")
+    cache = complete(source, tmp_path, "skip")
+    told = f"every val episode was left out or failed: {source.file(source.keys('val')[0])}: broken"
+    assert str(cache.emptiness("val")).startswith(told)
+    assert str(cache.emptiness("val")).endswith("; fetch it again, and 3 more")
+    assert "give source.test more" in str(cache.emptiness("test"))
+
+
+def test_a_second_look_keeps_nothing_of_the_first(source: FileSource, tmp_path: Path) -> None:
+    cache = complete(source, tmp_path)
+    key = source.keys("train")[0]
+    whole, cache.broken = flip(cache.path(key)), "skip"
+    with cache.lacking(progress=False):
+        assert list(cache.skipped) == [key]
+    cache.path(key).write_bytes(whole)
+    with cache.lacking(progress=False) as missing:
+        assert not cache.skipped and not missing
+
+
+def test_only_the_splits_asked_for_are_verified_and_whole_files_once(
+    source: FileSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete(source, tmp_path)
+    read = list[Path]()
+
+    def noted(path: Path) -> str:
+        read.append(path)
+        return verified(path)
+
+    monkeypatch.setattr(caches, "verified", noted)
+    whole: dict[Path, Any] = {}
+
+    def look(*splits: Split) -> Cache:
+        cache = Cache(tmp_path / "cache", "files", source, LAYOUT, "skip")
+        cache.whole = whole
+        read.clear()
+        with cache.lacking(progress=False, splits=splits):
+            return cache
+
+    cache = look("train")
+    assert sorted(read) == sorted(map(cache.path, source.keys("train")))
+    look("train", "val")
+    assert sorted(read) == sorted(map(cache.path, source.keys("val")))
+    key = source.keys("train")[1]
+    flip(cache.path(key))
+    assert list(look("train").skipped) == [key] and read == [cache.path(key)]
+    flip(cache.path(key))
+    source.change(key, "other")
+    with look("val").lacking(progress=False, splits=["train"]) as missing:
+        assert missing == [key]

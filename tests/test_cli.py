@@ -180,16 +180,17 @@ def test_record_and_ui_call_what_does_the_work(monkeypatch, recipe_file: Path, r
     calls: list[object] = []
 
     class Stub:
-        record = staticmethod(calls.append)
+        record = staticmethod(lambda *given: calls.append(given))
         serve_ui = staticmethod(calls.append)
 
     monkeypatch.setitem(sys.modules, "mirrorlib.pipeline", Stub)
     monkeypatch.setitem(sys.modules, "mirrorlib.ui", Stub)
     monkeypatch.setattr(mirrorlib, "pipeline", Stub, raising=False)
     monkeypatch.setattr("mirrorlib.recipe.load_recipe", _loader(registry))
-    assert cli.main(["record", str(recipe_file), "seed=5"]) == 0
+    assert cli.main(["record", str(recipe_file), "seed=5", "--rebuild"]) == 0
     assert cli.main(["ui", "--port", "5005"]) == 0
-    assert (calls[0].seed, calls[1]) == (5, 5005)  # type: ignore[attr-defined]
+    recipe, rebuild = calls[0]  # type: ignore[misc]
+    assert (recipe.seed, rebuild, calls[1]) == (5, True, 5005)
 
 
 def _loader(registry):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -198,7 +198,7 @@ def test_where_nothing_ever_works_it_ends_soon(
     else:
         assert str(raised.value).startswith(
             f"in none of {tried} scenes did the simulator go to the end: the last time a process "
-            "broke down; run again with"
+            "broke down; run `mirrorlib doctor`, or again with"
         )
 
 
@@ -207,6 +207,15 @@ def test_a_place_that_only_fails_is_given_up_to_the_others(capsys: pytest.Captur
     assert [r.scene for r in results if r.lost] == [SCENES[1], *SCENES[3 : 2 + HOPELESS]]
     assert len(batches) == -(-(len(SCENES) - HOPELESS) // 2) * 2
     assert "3 scenes in a row were lost; 2 simulators go on" in capsys.readouterr().err
+
+
+def test_a_broken_task_costs_its_own_scenes_alone():
+    others = [replace(scene, task="push") for scene in SCENES]
+    machine = Machine(dict.fromkeys([*SCENES, *others], 2), dict.fromkeys(SCENES, (0, 0)))
+    results, batches = act_on(machine, 4)
+    assert [r.scene for r in results if r.lost] == SCENES
+    assert [r.scene for r in results if r.success] == others
+    assert [len(batch) for batch in batches[:6]] == [4] * 6
 
 
 def test_the_last_place_is_not_given_up_once_a_scene_was_finished():

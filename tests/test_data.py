@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,39 @@ def test_loading_may_start_anywhere_and_reads_ahead(batches: PlannedBatches):
     late = list(load(batches, 3, workers=1))
     assert len(late) == 2
     assert torch.equal(late[0].clips.frames, batches[3].clips.frames)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_cannot_be_read_is_told_in_a_line(batches: PlannedBatches, workers: int):
+    path = batches.episodes[batches.plans[1].clips[0]].path
+    path.unlink()
+    with pytest.raises(UserError) as caught:
+        list(load(batches, 0, workers))
+    (line,) = caught.value.lines
+    assert line.startswith(f"{path}: was recorded anew meanwhile") and line.endswith("goes on)")
+
+
+def test_pictures_of_different_sizes_are_named_before_training(
+    batches: PlannedBatches, tmp_path: Path
+):
+    original = episode(KEY)
+    small = {
+        part: {c: frames[:, :4, :4] for c, frames in getattr(original, part).items()}
+        for part in ("rgb", "depth")
+    }
+    path = tmp_path / "small.safetensors"
+    layout = Layout(4, ("front", "wrist"), CAMERAS)
+    write_episode(path, replace(original, rgb=small["rgb"], depth=small["depth"]), LAYOUT)
+    told = rf"{path}: clips of shape \(3, 4, 4\), but \(3, 8, 8\) in .*0-0\.safetensors; let all"
+    with pytest.raises(UserError, match=told):
+        PlannedBatches([*batches.episodes, StoredEpisode(path)], batches.plans, 4)
+    write_episode(path, replace(original, rgb={**original.rgb, "wrist": small["rgb"]["wrist"]}),
+                  replace(layout, step_cameras=("front",)))  # fmt: skip
+    with pytest.raises(UserError, match=r"clips of shape .* in .*small"):
+        PlannedBatches([StoredEpisode(path)], batches.plans, 4)
+    write_episode(path, original, replace(LAYOUT, step_cameras=("front",)))
+    with pytest.raises(UserError, match=r"steps' rgb of shape \(1, 3, 8, 8\), but \(2, 3, 8, 8\)"):
+        PlannedBatches([*batches.episodes, StoredEpisode(path)], batches.plans, 4)
 
 
 def test_a_middle_clip_takes_segment_middles(batches: PlannedBatches):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from mirrorlib.evaluation.representations import Represented
 from mirrorlib.evaluation.rollouts import Rollout, Scene
 from mirrorlib.evaluation.statistics import wilson
 from mirrorlib.interfaces import EpisodeKey
+from mirrorlib.processes import hashing_alike
 from mirrorlib.randomness import scene_seed
 
 
@@ -204,3 +207,19 @@ def test_the_fresh_probe_is_a_function_of_its_seed():
     first = fresh_probe(train, test, steps=20, seed=3)
     torch.manual_seed(2)
     assert fresh_probe(train, test, steps=20, seed=3) == first
+
+
+def test_processes_order_sets_of_strings_alike() -> None:
+    """What a simulator draws from a set is the same in every process."""
+
+    def hashes() -> list[str]:
+        line = "print(hash('a'), hash('b'))"
+        done = [subprocess.run([sys.executable, "-c", line], capture_output=True) for _ in range(2)]
+        return [each.stdout.decode() for each in done]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONHASHSEED", raising=False)
+        with hashing_alike():
+            first, second = hashes()
+        assert first == second
+        assert len(set(hashes())) == 2

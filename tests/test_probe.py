@@ -19,6 +19,8 @@ from torch import nn
 
 import mirrorlib.recipe
 from mirrorlib.assembly import open_cache
+from mirrorlib.data import cache as caches
+from mirrorlib.data.checksum import verified
 from mirrorlib.data.store import write_episode
 from mirrorlib.errors import UserError
 from mirrorlib.evaluation.evaluate import Evaluation
@@ -374,6 +376,20 @@ def test_the_command_writes_tables_and_tells_mlflow(
     value = first["recalls"]["within"]["recall_at_1_u2e"]["value"]
     assert run.data.metrics["probe/real/instruction/within/recall_at_1_u2e"] == value
     assert run.info.status == "FINISHED"
+
+
+def test_demonstrations_are_verified_once(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    read = list[Path]()
+
+    def noted(path: Path) -> str:
+        read.append(path)
+        return verified(path)
+
+    monkeypatch.setattr(caches, "verified", noted)
+    monkeypatch.setattr(frozen, "_whole", {})
+    run = bench.run("verified")
+    bench.probe(run, run, controls=["shuffled"])
+    assert len(read) == len(set(read)) and {path.parts[-3] for path in read} == {"train", "test"}
 
 
 def test_a_wrong_file_of_settings_is_told_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -45,7 +45,7 @@ def test_values_and_defaults(recipe_file: Path, registry: Registry) -> None:
     }
     assert recipe.train.learning_rates.observer == 1e-3
     assert recipe.train.precision is None
-    assert recipe.batch.model_dump() == {"instructions": 16, "episodes": 2}
+    assert recipe.batch.model_dump() == {"instructions": 16, "episodes": 2, "sampling": None}
     assert recipe.evaluation.templates == ("{}", "a robot: {}")
     assert recipe.data.clip_cameras == ("front",)
     assert list(recipe.components) == [

@@ -162,3 +162,14 @@ def test_a_recipe_opens_with_its_launch_line_and_overrides_that_it_takes(path: P
     overrides = shlex.split(varied.removeprefix(plain))
     written = load_recipe(path).sha
     assert all(load_recipe(path, [override]).sha != written for override in overrides)
+
+
+def test_the_simulator_is_to_sense_what_the_source_recorded(capsys) -> None:
+    recipe = str(FOLDER / "infonce.yaml")
+    assert main(["check", recipe, "source.image_size=64"]) == 2
+    said = (
+        "evaluation.simulator.image_size: is 128, but source.image_size is 64; make them the same"
+    )
+    assert said in capsys.readouterr().err
+    both = ["source.image_size=64", "evaluation.simulator.image_size=64"]
+    assert main(["check", recipe, *both, "evaluation.simulator.cameras=[front, wrist]"]) == 0

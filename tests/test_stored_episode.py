@@ -63,3 +63,26 @@ def test_reading_leaves_no_file_open(file: Path) -> None:
         stored.step(0)
         stored.clip("front", [1])
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_file_that_was_recorded_anew_is_not_read(file: Path) -> None:
+    stored = StoredEpisode(file)
+    stored.step(0)
+    write_episode(file, replace(episode(KEY), descriptions=["another length"]), LAYOUT)
+    told = rf"{file}: was recorded anew meanwhile; begin the run again \(train\.resume=true goes on"
+    for read in (lambda: stored.step(0), lambda: stored.clip("front", [0])):
+        with pytest.raises(UserError, match=told):
+            read()
+    StoredEpisode(file).step(0)
+    file.unlink()
+    with pytest.raises(UserError, match=told):
+        stored.step(0)
+
+
+def test_the_same_content_written_again_is_another_file(file: Path) -> None:
+    stored, content = StoredEpisode(file), file.read_bytes()
+    beside = file.with_name("beside")
+    beside.write_bytes(content)
+    beside.replace(file)
+    with pytest.raises(UserError, match="recorded anew"):
+        stored.step(0)

@@ -55,7 +55,10 @@ def label_episodes(episodes: Sequence[StoredEpisode]) -> NDArray[np.int64]:
 
 
 class PlannedBatches(Dataset[Batch]):
-    """The rows of one process of every planned batch."""
+    """The rows of one process of every planned batch.
+
+    Raises UserError where episodes have pictures of different sizes.
+    """
 
     def __init__(
         self,
@@ -68,6 +71,7 @@ class PlannedBatches(Dataset[Batch]):
         self.episodes, self.plans, self.clip_frames = episodes, plans, clip_frames
         self.rank, self.size = rank, size
         self.labels = label_episodes(episodes)
+        _check_sizes(episodes)
 
     def __len__(self) -> int:
         return len(self.plans)
@@ -90,16 +94,53 @@ class PlannedBatches(Dataset[Batch]):
         )
 
 
+def _check_sizes(episodes: Sequence[StoredEpisode]) -> None:
+    first: dict[str, tuple[StoredEpisode, tuple[int, ...]]] = {}
+    for episode in episodes:
+        told = [("clips", episode.frame_shape(camera)) for camera in episode.clip_cameras]
+        told += [(f"steps' {name}", shape) for name, (shape, _) in episode.step_shapes().items()]
+        for name, shape in told:
+            other, expected = first.setdefault(name, (episode, shape))
+            if shape != expected:
+                raise UserError(
+                    f"{episode.path}: {name} of shape {shape}, but {expected} in {other.path}; "
+                    "let all episodes have pictures of one size"
+                )
+
+
+class _Told(Dataset[Batch | UserError]):
+    """Batches, or why one cannot be read: what a process raises reaches another as a traceback."""
+
+    def __init__(self, batches: PlannedBatches) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Batch | UserError:
+        try:
+            return self.batches[index]
+        except UserError as error:
+            return error
+
+
 def load(batches: PlannedBatches, start: int, workers: int) -> Iterator[Batch]:
-    """Batches from the `start`-th on, read ahead by `workers` processes (0: in this one)."""
+    """Batches from the `start`-th on, read ahead by `workers` processes (0: in this one). Raises
+    UserError where an episode cannot be read any more."""
     loader: DataLoader[Any] = DataLoader(
-        batches,
+        _Told(batches),
         batch_size=None,
         sampler=range(start, len(batches)),
         num_workers=workers,
         worker_init_fn=_leave_signals_to_parent,
     )
-    return iter(loader)
+    return map(_read, iter(loader))
+
+
+def _read(told: Batch | UserError) -> Batch:
+    if isinstance(told, UserError):
+        raise told
+    return told
 
 
 def _leave_signals_to_parent(worker: int) -> None:

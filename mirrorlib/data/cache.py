@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
@@ -19,26 +19,31 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from mirrorlib.data.checksum import verified
+from mirrorlib.data.checksum import Identity, identity, verified
 from mirrorlib.data.lock import alone_in
 from mirrorlib.data.recording import failure_marker, in_processes, record_episode
-from mirrorlib.data.store import FORMAT, Layout, StoredEpisode
+from mirrorlib.data.store import FORMAT, Layout, RecordingError, StoredEpisode
 from mirrorlib.errors import UserError
 from mirrorlib.interfaces import EpisodeKey, Source, Split
 from mirrorlib.processes import own_cores
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-Broken = Literal["rebuild", "skip"]
+Broken = Literal["skip"]
 THREADS = 8
 """That read files to verify them: more keep a disk busy than cores sum."""
+MENDS = (
+    "`mirrorlib record RECIPE --rebuild` records anew what is damaged, data.broken=skip leaves it "
+    "out"
+)
 
 
 class Cache:
     """The recorded episodes of one source under one layout.
 
     broken: what is done about a recorded file that is damaged and an episode that the source
-    cannot read: `rebuild` records the first anew, `skip` leaves both out, None refuses them.
-    skipped: what was left out, and why.
+    cannot read: `skip` leaves them out, None refuses them. skipped: what was left out, and why.
+    whole: files that were found so, as they were then, with their stamps; they are not read again,
+    by no cache that shares this.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class Cache:
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         self.folder = root / f"{name.replace(':', '-')}-{digest}"
         self.skipped: dict[EpisodeKey, str] = {}
+        self.whole: dict[Path, tuple[Identity, str]] = {}
         self._anew: set[EpisodeKey] = set()
         self._description = json.dumps(described, indent=2, sort_keys=True, default=str)
 
@@ -86,6 +92,16 @@ class Cache:
         keys = (key for key in self.source.keys(split) if key not in self.skipped)
         return [StoredEpisode(path) for path in map(self.path, keys) if path.exists()]
 
+    def emptiness(self, split: Split) -> UserError:
+        """Why a split has no episode."""
+        lines = [self.skipped[key] for key in self.source.keys(split) if key in self.skipped]
+        if not lines:
+            return UserError(
+                f"the source has no {split} episodes that succeeded; give source.{split} more"
+            )
+        more = f", and {len(lines) - 1} more" if lines[1:] else ""
+        return UserError(f"every {split} episode was left out or failed: {lines[0]}{more}")
+
     @property
     def summary(self) -> str:
         """Where it is, and what it lacks."""
@@ -105,28 +121,31 @@ class Cache:
             ) from error
 
     @contextmanager
-    def lacking(self, progress: bool = True) -> Iterator[list[EpisodeKey]]:
-        """Verifies what is recorded and yields what is to be recorded, which no other process does
-        within the block; one that does is waited for.
+    def lacking(
+        self, progress: bool = True, splits: Sequence[Split] = SPLITS, rebuild: bool = False
+    ) -> Iterator[list[EpisodeKey]]:
+        """Verifies what is recorded of the splits and yields what is to be recorded, which no other
+        process does within the block; one that does is waited for.
 
-        Raises UserError, unless `broken` says what is to be done, where a file is damaged.
+        rebuild: what is damaged, too. Raises UserError, unless that or `broken` says what is to be
+        done, where a file is damaged.
         """
-        self._verify(progress)
-        if not self.missing():
+        lines = self._verify(progress, splits, rebuild)
+        if not self.missing(splits):
+            _tell(lines)
             yield []
             return
         self.prepare()
         with alone_in(self.folder) as waited:
-            if waited:
-                self._verify(progress)
-            yield self.missing()
+            _tell(self._verify(progress, splits, rebuild) if waited else lines)
+            yield self.missing(splits)
             self._anew.clear()
 
     def record(self, keys: Sequence[EpisodeKey], workers: int, progress: bool = True) -> None:
         """Record `keys` with `workers` spawned processes.
 
-        Raises UserError where the source cannot record or, unless they are skipped, read one; on
-        Ctrl-C what is finished stays.
+        Raises UserError where one cannot be recorded and, unless such are skipped, where the source
+        cannot read one; on Ctrl-C what is finished stays.
         """
         if not keys:
             return
@@ -138,7 +157,7 @@ class Cache:
                 failed = 0
                 for (key, _), future in bar:
                     error = future.exception()
-                    if isinstance(error, UserError):
+                    if isinstance(error, UserError) and not isinstance(error, RecordingError):
                         self._skip(key, error)
                     else:
                         failed += not future.result()
@@ -159,35 +178,35 @@ class Cache:
                 "with mirrorlib data check"
             ) from error
         self.skipped[key] = line
-        tqdm.write(f"mirrorlib: left out: {line}", file=sys.stderr)
+        _tell([f"left out: {line}"])
 
-    def _verify(self, progress: bool) -> None:
-        """Notes what is to be recorded anew and what is to be skipped. Raises UserError."""
-        damaged, changed = self.faults(progress)
+    def _verify(self, progress: bool, splits: Sequence[Split], rebuild: bool) -> list[str]:
+        """Notes what is to be recorded anew and what is to be skipped. Returns lines that tell of
+        it. Raises UserError."""
+        self.skipped.clear()
+        damaged, changed = self.faults(progress, splits)
         self._anew = set(changed)
+        lines = []
         if changed:
-            print(
-                f"mirrorlib: {len(changed)} episodes are read anew: the source's files have "
-                f"changed since (such as those of {changed[0]})",
-                file=sys.stderr,
+            lines.append(
+                f"{len(changed)} episodes are read anew: the source's files have changed since "
+                f"(such as those of {changed[0]})"
             )
+        if rebuild:
+            self._anew.update(damaged)
+            return lines + [f"recorded anew: {line}" for line in damaged.values()]
         if damaged and self.broken is None:
             more = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-            raise UserError(
-                f"{next(iter(damaged.values()))}{more}; `mirrorlib record RECIPE "
-                "data.broken=rebuild` records anew what is damaged, data.broken=skip leaves it out"
-            )
-        for key, line in damaged.items():
-            if self.broken == "skip":
-                self._skip(key, UserError(line))
-            else:
-                self._anew.add(key)
-                print(f"mirrorlib: recorded anew: {line}", file=sys.stderr)
+            raise UserError(f"{next(iter(damaged.values()))}{more}; {MENDS}")
+        self.skipped |= damaged
+        return lines + [f"left out: {line}" for line in damaged.values()]
 
-    def faults(self, progress: bool = True) -> tuple[dict[EpisodeKey, str], list[EpisodeKey]]:
+    def faults(
+        self, progress: bool = True, splits: Sequence[Split] = SPLITS
+    ) -> tuple[dict[EpisodeKey, str], list[EpisodeKey]]:
         """Reads every recorded file. Returns a line for each that is damaged, and those of which
         the source's files have changed since."""
-        keys = [k for split in SPLITS for k in self.source.keys(split) if self.path(k).exists()]
+        keys = [k for split in splits for k in self.source.keys(split) if self.path(k).exists()]
         pool = ThreadPoolExecutor(min(THREADS, 2 * own_cores()))
         damaged, changed = {}, []
         try:
@@ -206,7 +225,22 @@ class Cache:
 
     def _look(self, key: EpisodeKey) -> bool | str:
         """What is wrong with an episode's file, or whether its source is as it was."""
+        path = self.path(key)
         try:
-            return verified(self.path(key)) == self.source.stamp(key)
+            now = identity(path)
+        except FileNotFoundError:  # it has gone meanwhile, and is missing
+            return True
+        try:
+            before, stamp = self.whole.get(path, (None, ""))
+            if before != now:
+                stamp = verified(path)
+                self.whole[path] = now, stamp
+            return stamp == self.source.stamp(key)
         except UserError as error:
             return " ".join(error.lines)
+
+
+def _tell(lines: Iterable[str]) -> None:
+    """On stderr, above a progress bar."""
+    for line in lines:
+        tqdm.write(f"mirrorlib: {line}", file=sys.stderr)

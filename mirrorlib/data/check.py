@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from mirrorlib.data.cache import SPLITS, Cache
+from mirrorlib.data.cache import MENDS, SPLITS, Cache
 from mirrorlib.data.recording import in_processes
 from mirrorlib.errors import ComponentError, DemonstrationFailed, UserError
 from mirrorlib.interfaces import EpisodeKey, Source
+from mirrorlib.plugins import summary
 from mirrorlib.processes import own_cores
 from mirrorlib.recipe import load_recipe
 from mirrorlib.registry import Offer, build_section, installed
@@ -42,8 +43,9 @@ def check(target: str, overrides: Sequence[str] = (), source: str | None = None)
     opened = opened or _recipe(target, overrides)
     keys, problems = _keys(opened.source)
     looked = _read(opened, keys)
-    broken = [*problems, *(line for line in looked.values() if line)]
+    broken = [*problems, *(looked[key] for key in keys if looked.get(key))]
     read = sum(line is not None for line in looked.values())
+    unread = [str(key) for key in keys if key not in looked]
     cache = None if problems else opened.cache  # which needs every split
     damaged, changed = cache.faults() if cache else ({}, [])
     for line in (*broken, *damaged.values()):
@@ -54,13 +56,24 @@ def check(target: str, overrides: Sequence[str] = (), source: str | None = None)
             f"{cache.folder}: {len(damaged)} damaged; {len(changed)} to be read anew, as "
             "the source's files have changed"
         )
-    elif not read and not broken:
+    elif not (read or broken or unread):
         raise UserError(f"{target}: no episode was found that is read from files")
+    if wrong := list(_wrong(opened, len(broken), len(damaged), unread)):
+        raise UserError(*(f"{target}: {line}" for line in wrong))
+
+
+def _wrong(opened: Target, broken: int, damaged: int, unread: Sequence[str]) -> Iterator[str]:
+    """What is wrong in all, and what to do."""
     if broken or damaged:
-        raise UserError(
-            f"{target}: {len(broken)} problems with the source, {len(damaged)} damaged recordings: "
-            "mend each as its line says; or data.broken=skip leaves them out, data.broken=rebuild "
-            "records damaged recordings anew"
+        yield (
+            f"{broken} problems with the source, {damaged} damaged recordings: mend each as its "
+            f"line says; or {MENDS}"
+        )
+    if unread:
+        yield (
+            f"a reading process died, and {len(unread)} episodes were not read, among the first of "
+            f"which is what ended it ({', '.join(unread[: opened.workers])}); if memory ran out, "
+            "check a recipe with fewer data.workers"
         )
 
 
@@ -100,49 +113,55 @@ def _keys(source: Source) -> tuple[list[EpisodeKey], list[str]]:
     for split in SPLITS:
         try:
             keys += source.keys(split)
-        except UserError as error:
-            problems += [" ".join(error.lines)]
+        except Exception as error:
+            problems.append(_line(split, error))
     if len(problems) == len(SPLITS):
-        raise UserError(problems[0])
+        raise UserError(*dict.fromkeys(problems))
     return keys, list(dict.fromkeys(problems))
 
 
 def _read(target: Target, keys: Sequence[EpisodeKey]) -> dict[EpisodeKey, str | None]:
-    """What `read_whole` says of each."""
-    found: dict[EpisodeKey, str | None] = dict.fromkeys(keys)
-    jobs = [(key,) for key in keys if target.source.stamp(key)]
-    try:
-        with closing(in_processes(read_whole, jobs, target.workers, target.source)) as done:
-            for (key,), future in tqdm(done, "reading", len(jobs), unit="ep"):
+    """What `read_whole` says of each, but for those that a process died over."""
+    found: dict[EpisodeKey, str | None] = {}
+    jobs = [(key,) for key in keys]
+    with (
+        suppress(BrokenProcessPool),
+        closing(in_processes(read_whole, jobs, target.workers, target.source)) as done,
+    ):
+        for (key,), future in tqdm(done, "reading", len(jobs), unit="ep"):
+            with suppress(BrokenProcessPool):
                 found[key] = future.result()
-    except BrokenProcessPool as error:
-        raise UserError(
-            f"a reading process died ({error}); if memory ran out, check a recipe with fewer "
-            "data.workers"
-        ) from error
     return found
 
 
-def read_whole(source: Source, key: EpisodeKey) -> str:
-    """What is wrong with an episode of which every picture is decoded; "" if nothing."""
+def read_whole(source: Source, key: EpisodeKey) -> str | None:
+    """What is wrong with an episode of which every picture is decoded; "" if nothing, None if it is
+    read from no file."""
     try:
+        if not source.stamp(key):
+            return None
         episode = source.episode(key)
     except DemonstrationFailed:
         return ""
-    except UserError as error:
-        return " ".join(error.lines)
+    except Exception as error:
+        return _line(key, error)
     cameras = (*episode.rgb.values(), *episode.depth.values())
-    problems = [line for frames in cameras for line in _undecodable(frames)]
+    problems = [line for frames in cameras for line in _undecodable(key, frames)]
     if not problems:
         return ""
     more = f" (and {len(problems) - 1} more pictures of the episode)" if problems[1:] else ""
     return problems[0] + more
 
 
-def _undecodable(frames: Any) -> Iterator[str]:
+def _undecodable(key: EpisodeKey, frames: Any) -> Iterator[str]:
     """A line for each of a camera's frames that cannot be decoded. One at a time is in memory."""
     for row in range(len(frames)):
         try:
             frames[row]
-        except UserError as error:
-            yield " ".join(error.lines)
+        except Exception as error:
+            yield _line(key, error)
+
+
+def _line(where: object, error: Exception) -> str:
+    """A UserError says itself where."""
+    return " ".join(error.lines) if isinstance(error, UserError) else f"{where}: {summary(error)}"

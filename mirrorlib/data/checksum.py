@@ -22,6 +22,7 @@ UNSEALED = {"checksum": _ZEROS.decode()}
 """Told of an episode whose file `sealed` is to complete."""
 _PORTION = 2**18
 """Bytes summed at once: they stay in the processor's cache."""
+Identity = tuple[int, int, int]
 
 
 def sealed(content: bytes) -> bytes:
@@ -48,7 +49,7 @@ def verified(path: Path) -> str:
         if episode["name"] != stored_name(path):
             raise ValueError(f"it was written as {episode['name']}")
         stamp: str = episode["stamp"]
-    except (OSError, LookupError, ValueError) as error:
+    except (AttributeError, OSError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"{path}: a damaged file of recorded data ({reason(error)})") from error
     return stamp
 
@@ -60,6 +61,12 @@ def read_header(file: BinaryIO) -> bytes:
     if len(begin) < 8 or length > os.fstat(file.fileno()).st_size - 8:
         raise ValueError("it is cut short")
     return file.read(length)
+
+
+def identity(file: Path | int) -> Identity:
+    """Another whenever the file was replaced, cut, lengthened or written to. Raises OSError."""
+    status = os.stat(file)
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def stored_name(path: Path) -> str:

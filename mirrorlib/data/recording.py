@@ -8,10 +8,10 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mirrorlib.data.store import Layout, write_episode
+from mirrorlib.data.store import Layout, room_for, write_episode
 from mirrorlib.errors import DemonstrationFailed
 from mirrorlib.interfaces import EpisodeKey, Source
-from mirrorlib.processes import deaf_to_ctrl_c, end_with_parent
+from mirrorlib.processes import deaf_to_ctrl_c, end_with_parent, hashing_alike
 
 Job = TypeVar("Job", bound=tuple[Any, ...])
 Result = TypeVar("Result")
@@ -33,7 +33,7 @@ def in_processes(
     )
     begun: dict[Future[Result], Job] = {}
     try:
-        with deaf_to_ctrl_c():
+        with deaf_to_ctrl_c(), hashing_alike():
             begun.update((pool.submit(_call, work, job), job) for job in jobs)
         for future in as_completed(begun):
             yield begun[future], future
@@ -56,7 +56,8 @@ def _call(work: Callable[..., Result], job: tuple[Any, ...]) -> Result:
 
 
 def record_episode(source: Source, layout: Layout, key: EpisodeKey, path: Path) -> bool:
-    """Whether the demonstration succeeded and was written. Raises UserError."""
+    """Whether the demonstration succeeded and was written. Raises UserError where the source
+    cannot read the episode, RecordingError where that is not the matter."""
     marker = failure_marker(path)
     try:
         stamp = source.stamp(key)  # before: a file that changes meanwhile is noticed
@@ -64,9 +65,10 @@ def record_episode(source: Source, layout: Layout, key: EpisodeKey, path: Path) 
         if not episode.success:
             raise DemonstrationFailed(f"{key}: the episode says it did not succeed")
     except DemonstrationFailed as failure:
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.write_text(f"{failure}\n")
-        path.unlink(missing_ok=True)
+        with room_for(marker):
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.write_text(f"{failure}\n")
+            path.unlink(missing_ok=True)
         return False
     write_episode(path, episode, layout, stamp)
     return True

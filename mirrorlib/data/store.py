@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from mirrorlib.data.checksum import UNSEALED, read_header, reason, sealed, stored_name
+from mirrorlib.data.checksum import (
+    UNSEALED,
+    identity,
+    read_header,
+    reason,
+    sealed,
+    stored_name,
+)
 from mirrorlib.errors import UserError
 from mirrorlib.interfaces import Episode
 
@@ -28,6 +36,10 @@ CLIP_OVERSAMPLING = 4
 """Frames kept for each frame of a clip, so that training may vary which it sees."""
 STEP = ("rgb", "depth", "intrinsics", "extrinsics", "proprioception", "action")
 DTYPES: Mapping[str, type[np.generic]] = {"U8": np.uint8, "U16": np.uint16, "F32": np.float32}
+
+
+class RecordingError(UserError):
+    """What no episode is to blame for: a layout that does not fit the source, a full disk."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +53,11 @@ class Layout:
 
 def write_episode(path: Path, episode: Episode, layout: Layout, stamp: str = "") -> None:
     """Write beside `path`, flush, rename: a reader never sees half a file. stamp: of what the
-    episode was read from, see `Source.stamp`. Raises UserError where a camera is missing."""
+    episode was read from, see `Source.stamp`. Raises RecordingError where cameras are missing or
+    differ in size, or the file cannot be written; and what reading the episode's pictures does."""
     missing = sorted({*layout.clip_cameras, *layout.step_cameras} - set(episode.rgb))
     if missing:
-        raise UserError(
+        raise RecordingError(
             f"the source has no camera {missing[0]!r}; its cameras are {', '.join(episode.rgb)}: "
             "change data.clip_cameras or data.step_cameras"
         )
@@ -66,6 +79,23 @@ def write_episode(path: Path, episode: Episode, layout: Layout, stamp: str = "")
     # safetensors writes an array's memory as it lies, whatever its strides.
     tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     content = sealed(save(tensors, {"episode": json.dumps(header)}))
+    with room_for(path):
+        _write(path, content)
+
+
+@contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Within the block, which writes to `path`, an OSError is a RecordingError."""
+    try:
+        yield
+    except OSError as error:
+        raise RecordingError(
+            f"{path}: cannot be written ({reason(error)}); make room and run again: what is "
+            "recorded is kept"
+        ) from error
+
+
+def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -83,7 +113,7 @@ def _step_tensors(episode: Episode, cameras: Sequence[str]) -> dict[str, NDArray
     sizes = {camera: episode.rgb[camera].shape[1:3] for camera in cameras}
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{c} {width} x {height}" for c, (height, width) in sizes.items())
-        raise UserError(
+        raise RecordingError(
             f"{episode.task}, variation {episode.variation}: cameras of different sizes ({told}); "
             "choose those of one size with data.step_cameras"
         )
@@ -138,15 +168,16 @@ class StoredEpisode:
             self.variation: int = header["variation"]
             self.descriptions: list[str] = header["descriptions"]
             self.origin: dict[str, Any] = header["origin"]
-        except (OSError, LookupError, TypeError, ValueError) as error:
+        except (AttributeError, OSError, LookupError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path}: not a whole recorded episode ({reason(error)}); run `mirrorlib record "
-                "RECIPE data.broken=rebuild`"
+                "RECIPE --rebuild`"
             ) from error
 
     def _open(self) -> Any:
         """Learns where the arrays lie. Returns what the header tells of the episode."""
         with self.path.open("rb", buffering=0) as file:
+            self._identity = identity(file.fileno())
             text = read_header(file)
             size = os.fstat(file.fileno()).st_size - 8 - len(text)
         header = json.loads(text)
@@ -199,7 +230,7 @@ class StoredEpisode:
 
     def read_clip(self, camera: str, rows: Iterable[int], frames: NDArray[np.uint8]) -> None:
         """As `clip`, into `frames`, contiguous. Raises UserError where its shape is another."""
-        with self.path.open("rb", buffering=0) as file:
+        with self._reopened() as file:
             for place, row in enumerate(rows):
                 self._read(file, f"clip/{camera}", row, frames[place])
 
@@ -208,11 +239,28 @@ class StoredEpisode:
         others."""
         depth = np.empty(step["depth"].shape, np.uint16)
         scale = np.empty((), np.float32)
-        with self.path.open("rb", buffering=0) as file:
+        with self._reopened() as file:
             for name in STEP:
                 self._read(file, name, index, depth if name == "depth" else step[name])
             self._read(file, "depth_scale", 0, scale)
         np.multiply(depth, scale, out=step["depth"], dtype=np.float32)
+
+    def _reopened(self) -> BinaryIO:
+        """Raises UserError where another file, of other offsets, has taken its place."""
+        try:
+            file = self.path.open("rb", buffering=0)
+        except FileNotFoundError as error:
+            raise self._replaced() from error
+        if identity(file.fileno()) != self._identity:
+            file.close()
+            raise self._replaced()
+        return file
+
+    def _replaced(self) -> UserError:
+        return UserError(
+            f"{self.path}: was recorded anew meanwhile; begin the run again (train.resume=true "
+            "goes on)"
+        )
 
     def _read(self, file: BinaryIO, name: str, row: int, target: NDArray[Any]) -> None:
         array = self._arrays[name]

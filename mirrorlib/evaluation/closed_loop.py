@@ -33,7 +33,8 @@ from mirrorlib.evaluation.simulating import (
 from mirrorlib.interfaces import Executor, Source
 
 HOPELESS = 3
-"""Scenes lost in a row after which a place in the batch is given up."""
+"""Scenes lost in a row after which a place in the batch is given up, unless they are all of one
+task, which may be to blame, and others wait."""
 
 
 @dataclass
@@ -76,11 +77,12 @@ def roll_out(
     meanwhile, so that batches depend on where processes fail and never on when: without failures,
     and with the same ones, rollouts are the same to the bit. After a failure, scenes share a batch
     with others than they would have, which may change the rounding of actions and nothing else.
-    Where HOPELESS scenes in a row are lost, the place in the batch is given up to the others, but
-    for the last.
+    Where HOPELESS scenes in a row are lost, not all of one task, the place in the batch is given up
+    to the others, but for the last.
 
     Raises UserError where a simulator does, and where no scene could be acted in to its end, after
-    at most HOPELESS in each place; SimulatorFailed where the last of these raised an exception.
+    at most HOPELESS of one task in each place; SimulatorFailed where the last of these raised an
+    exception.
     """
     executor.eval()
     executor.reset()
@@ -118,7 +120,7 @@ class _Place:
     process: SimulatorProcess | None = None
     outcome: Awaiting | Rollout | None = None
     failure: Failure | None = None
-    _lost = 0
+    _lost: tuple[Scene, ...] = ()
     _retried = False
 
     def __init__(self, setting: Setting, limits: Limits, course: _Course) -> None:
@@ -130,9 +132,9 @@ class _Place:
         course = self._course
         if not course.waiting:
             return False
-        if self._lost >= HOPELESS and (course.places > 1 or not course.works):
+        if self._hopeless() and (course.places > 1 or not course.works):
             course.places -= 1
-            _tell(f"{self._lost} scenes in a row were lost; {course.places} simulators go on")
+            _tell(f"{len(self._lost)} scenes in a row were lost; {course.places} simulators go on")
             return False
         self._scene, self._film = course.waiting.popleft()
         self._retried = False
@@ -146,7 +148,7 @@ class _Place:
             self._fail(answer)
         elif isinstance(answer, Rollout):
             self.outcome = replace(answer, retried=self._retried)
-            self._lost, self._course.works = 0, True
+            self._lost, self._course.works = (), True
         else:
             self.outcome = answer
         return self.outcome is not None
@@ -161,6 +163,11 @@ class _Place:
         assert self.process is not None
         return self.process
 
+    def _hopeless(self) -> bool:
+        tasks = {scene.task for scene in self._lost}
+        others_wait = any(scene.task not in tasks for scene, _ in self._course.waiting)
+        return len(self._lost) >= HOPELESS and not (len(tasks) == 1 and others_wait)
+
     def _ask(self) -> None:
         if self.process is None:
             self.process = SimulatorProcess(self._setting, self._limits)
@@ -173,7 +180,7 @@ class _Place:
         told = f"{self._scene}: a simulator process {failure.reason}; the scene {then}"
         _tell(f"{told}\n{failure.traceback}".rstrip())
         if self._retried:
-            self._lost += 1
+            self._lost += (self._scene,)
             self.outcome = Rollout(self._scene, "", False, 0, 0, retried=True, lost=failure.reason)
         else:
             self._retried = True
@@ -217,6 +224,6 @@ def _hopeless(count: int, places: Sequence[_Place]) -> Exception:
         return SimulatorFailed(failure.traceback)
     return UserError(
         f"in none of {count} scenes did the simulator go to the end: the last time a process "
-        f"{failure.reason}; run again with fewer evaluation.workers if memory ran out, with a "
-        "longer evaluation.timeout if it is slow"
+        f"{failure.reason}; run `mirrorlib doctor`, or again with fewer evaluation.workers if "
+        "memory ran out, with a longer evaluation.timeout if it is slow"
     )

@@ -23,7 +23,7 @@ from mirrorlib.data.store import normalise
 from mirrorlib.errors import UserError
 from mirrorlib.evaluation.rollouts import Rollout, Scene
 from mirrorlib.interfaces import Observation, Simulator, Source
-from mirrorlib.processes import deaf_to_ctrl_c, end_with_parent
+from mirrorlib.processes import deaf_to_ctrl_c, end_with_parent, hashing_alike
 
 PROCESSES = multiprocessing.get_context("spawn")
 GLANCE = 0.2
@@ -89,7 +89,7 @@ class SimulatorProcess:
         self._limits = limits
         self.pipe, theirs = PROCESSES.Pipe()
         self._process = PROCESSES.Process(target=_simulate, args=(theirs, setting), daemon=True)
-        with deaf_to_ctrl_c():
+        with deaf_to_ctrl_c(), hashing_alike():
             self._process.start()
         theirs.close()
 
@@ -165,12 +165,18 @@ def await_any(processes: Sequence[SimulatorProcess]) -> None:
 
 
 def stop(processes: Sequence[SimulatorProcess]) -> None:
-    """Ends them all, within GRACE seconds together where nothing hangs for good."""
+    """Ends them all, within GRACE seconds together where nothing hangs for good; at once where
+    that is interrupted."""
     for process in processes:
         process.stop()
     latest = time.monotonic() + GRACE
-    for process in processes:
-        process.kill(max(0.0, latest - time.monotonic()))
+    try:
+        for process in processes:
+            process.kill(max(0.0, latest - time.monotonic()))
+    except BaseException:
+        for process in processes:
+            process.kill()
+        raise
 
 
 def _kill_group(leader: int) -> None:
@@ -182,7 +188,7 @@ def _ending(code: int | None) -> str:
     if code is None:
         return "closed its pipe"
     if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
+        return f"was ended by signal {-code} ({signal.strsignal(-code) or 'unknown'})"
     return f"ended with exit code {code}"
 
 
@@ -201,7 +207,7 @@ def _simulate(pipe: Connection, setting: Setting) -> None:
                 simulators[film] = setting.build(film)
             pipe.send(_run_scene(simulators[film], pipe, scene, film, setting))
     except UserError as error:
-        _last_words(pipe, UserError(str(error)))
+        _last_words(pipe, UserError(*error.args))
     except Exception as error:
         said = traceback.format_exception_only(error)[-1].strip()
         _last_words(pipe, Failure(f"raised {said}", traceback.format_exc()))

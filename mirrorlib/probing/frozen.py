@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mirrorlib.assembly import check_data, executor_view, open_cache, recording_workers
 from mirrorlib.data.cache import Cache
+from mirrorlib.data.checksum import Identity
 from mirrorlib.data.store import StoredEpisode
 from mirrorlib.errors import UserError
 from mirrorlib.evaluation.representations import (
@@ -38,6 +39,8 @@ from mirrorlib.training.checkpoint import WEIGHTS
 
 Side = Literal["observer", "executor"]
 LETTERS = {"observer": "u", "executor": "e"}
+_whole: dict[Path, tuple[Identity, str]] = {}
+"""Files of demonstrations, which both sides and every plan look at: verified once."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,7 @@ class Frozen:
             encoder = build_section(side, getattr(recipe, side), vars(properties))
         _load_encoder(checkpoint, side, encoder)
         cache = open_cache(recipe, source, properties)
+        cache.whole = _whole
         return cls(side, recipe, source, cache, encoder.to(device), device)
 
     @property
@@ -176,17 +180,16 @@ class Frozen:
         return self.recipe.data.clip_cameras[0]
 
     def record(self, splits: Sequence[Split]) -> None:
-        """Records what the cache lacks."""
-        with self.cache.lacking() as missing:
-            wanted = [key for key in missing if key.split in splits]
-            self.cache.record(wanted, recording_workers(self.recipe))
+        """Records what the cache lacks of the splits."""
+        with self.cache.lacking(splits=splits) as missing:
+            self.cache.record(missing, recording_workers(self.recipe))
 
     def rows(self, split: Split, alter: Alter | None = None, title: str = "") -> Rows:
         """The representations of a split's episodes. alter: what the executor is fed instead.
         Raises UserError where there is none."""
         episodes = self.cache.episodes(split)
         if not episodes:
-            raise UserError(f"{self.cache.folder}: no {split} episode; give source.{split} more")
+            raise self.cache.emptiness(split)
         title = f"{LETTERS[self.side]} {split} {title}".strip()
         if isinstance(self.encoder, Observer):
             frames, camera = self.recipe.data.clip_frames, self.watched

@@ -161,7 +161,7 @@ def load_representations(path: Path) -> dict[str, Represented]:
         raise UserError(f"{path}: holds no representations ({error})") from error
     found = {}
     try:
-        for split, text in metadata.items():
+        for split, text in sorted(metadata.items(), reverse=True):  # safetensors keeps no order
             u, e, labels = (named[f"{split}/{name}"] for name in ("u", "e", "labels"))
             zu, ze = (named.get(f"{split}/{name}") for name in ("zu", "ze"))
             texts = json.loads(text)

@@ -94,9 +94,10 @@ def test_a_torchvision_that_does_not_import(
     del sys.modules["torchvision"]
 
 
-def test_no_recipe_is_refused_for_it_and_the_light_check_imports_no_torch() -> None:
+def test_r3d_is_not_refused_for_it_and_the_light_check_imports_no_torch() -> None:
     light, real = plugin.mirrorlib_checks()
-    assert light.optional and real.optional
+    names = {f"observer {component.name}" for component in plugin.mirrorlib_observers()}
+    assert set(light.needed_by) == set(real.needed_by) == names - {"observer r3d"}
     assert (light.slow, real.slow) == (False, True)
     code = (
         "import sys\nfrom mirrorlib.plugins import resolve\n"

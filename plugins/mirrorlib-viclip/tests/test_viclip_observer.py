@@ -220,7 +220,7 @@ def test_weights_give_their_sizes_and_temperature(tmp_path):
     torch.testing.assert_close(text, trained.eval().encode_text(["push"]))
     named = mirrorlib.build("observer", "viclip", weights=str(path), **SIZES)
     torch.testing.assert_close(named.encode_text(["push"]), text)
-    with pytest.raises(UserError, match=r"viclip\.pth: lacks .*, or give the sizes"):
+    with pytest.raises(UserError, match=r"viclip\.pth .*: missing .*, or build the sizes"):
         mirrorlib.build("observer", "viclip", weights=str(path), preset="b16")
 
 

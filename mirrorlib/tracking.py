@@ -67,7 +67,7 @@ class Tracker:
         self._client: Any = None
         self._queue: deque[Operation] = deque()
         self._metrics = Journal(
-            folder / METRICS, lambda row: row["step"] <= continued_from and _of_training(row)
+            folder / METRICS, lambda row: "train/loss" in row and row["step"] <= continued_from
         )
         self._system = Journal(folder / SYSTEM, lambda row: True)
         self._sent_steps, self._sent_values = dict[str, int](), dict[str, float]()
@@ -263,10 +263,6 @@ def _known_run(client: Any, store: str, note: Path) -> Any:
             raise
         return None
     return run if run.info.lifecycle_stage == "active" else None
-
-
-def _of_training(row: Row) -> bool:
-    return not any(name.startswith("eval/") for name in row)
 
 
 def _log_parameters(pairs: Sequence[tuple[str, str]]) -> Operation:

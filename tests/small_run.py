@@ -28,13 +28,11 @@ SMALL = [
 
 @dataclass(frozen=True)
 class Finished:
-    """A run's folder, report, training losses by step, steps of all that was logged, and what it
-    printed."""
+    """A run's folder, report and training losses by step, and what it printed."""
 
     folder: Path
     report: dict[str, Any]
     losses: list[dict[str, Any]]
-    steps: list[int]
     printed: str
 
 
@@ -74,5 +72,4 @@ def launch(folder: Path, recipe: str, *overrides: str, processes: int = 1) -> Fi
 def read_run(run: Path, printed: str = "") -> Finished:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [row for row in rows if "train/loss" in row]
-    report = json.loads((run / "report.json").read_text())
-    return Finished(run, report, losses, [row["step"] for row in rows], printed)
+    return Finished(run, json.loads((run / "report.json").read_text()), losses, printed)

@@ -97,7 +97,6 @@ class Training:
                     spaces = self._step(done - 1, model, optimizer, batches, meter)
                 if first:
                     flops = counted[0] * accelerator.num_processes if counted else None
-                if done == 1:
                     self.log(costs(self.joint, flops), done)
                 if average is not None:
                     average.update(done)
